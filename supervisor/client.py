@@ -1,0 +1,61 @@
+"""The other end of the control socket: one request, one answer, blocking."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from supervisor import kernel
+from supervisor.control import Request, parse_response, render_request
+from supervisor.errors import SupervisorDeadError
+
+if TYPE_CHECKING:
+    from supervisor.rundir import RunDir
+
+# The supervisor answers such questions at once, unless it is stopped or gone.
+ANSWER_LIMIT_SECONDS: Final = 10.0
+
+
+def connect(run_dir: RunDir) -> socket.socket | None:
+    """Connect to the supervisor of a run directory; None when none listens."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(ANSWER_LIMIT_SECONDS)
+    try:
+        connection.connect(str(run_dir.socket))
+    except OSError:
+        connection.close()
+        return None
+    return connection
+
+
+def ask(
+    connection: socket.socket,
+    request: Request,
+    timeout_seconds: float | None = ANSWER_LIMIT_SECONDS,
+) -> dict[str, Any]:
+    """Send a request and wait for its result; raises the PtsupError it is answered with."""
+    connection.settimeout(timeout_seconds)
+    with connection, connection.makefile("rb") as answers:
+        try:
+            connection.sendall(render_request(request))
+            line = answers.readline()
+        except OSError as error:
+            raise SupervisorDeadError(
+                f"cannot reach the supervisor: {error}", "see `ptsup status`"
+            ) from None
+    if not line:
+        raise SupervisorDeadError(
+            "the supervisor ended before it answered", "see `ptsup status` and `ptsup logs`"
+        )
+    return parse_response(line)
+
+
+def wait_until_gone(pid: int, identity: str | None, timeout_seconds: float) -> bool:
+    """Wait for a process that is not our child to be gone."""
+    deadline = time.monotonic() + timeout_seconds
+    while kernel.read_identity(pid) == identity is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

@@ -1,0 +1,411 @@
+"""What the operator asked for: flags and TOML become one frozen Config.
+
+Pure: text and mappings in, a Config or a UsageError out; it reads no file and no clock.
+A session spec is one JSON document, so that it can be handed over a socket as it is.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, Final
+
+from supervisor.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+SESSION_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+METRICSD: Final = "metricsd"
+# Names of our own log and state files, whatever the case a file system folds.
+RESERVED_NAMES: Final = frozenset({METRICSD, "supervisor"})
+DEFAULT_HOST: Final = "0.0.0.0"  # noqa: S104 - Prometheus comes from a container
+DEFAULT_RUN_DIR: Final = ".ops_local/ptsup"
+RUN_DIR_VARIABLE: Final = "PTSUP_RUN_DIR"
+DEFAULT_FILE: Final = "ptsup.toml"
+
+
+class RestartWhen(StrEnum):
+    """When a session that ended by itself is started again."""
+
+    NO = "no"
+    ON_FAILURE = "on-failure"
+    ALWAYS = "always"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How one process is kept: the numbers `lifecycle.decide` goes by."""
+
+    restart: RestartWhen = RestartWhen.NO
+    stop_timeout_seconds: float = 75.0
+    stable_seconds: float = 10.0
+    backoff_seconds: float = 0.5
+    backoff_limit_seconds: float = 30.0
+    failure_limit: int | None = 5  # None: it never gives up
+    success_exit_codes: frozenset[int] = frozenset({0})
+    start_timeout_seconds: float | None = None  # None: up as soon as it is spawned
+
+
+METRICSD_POLICY: Final = Policy(
+    restart=RestartWhen.ALWAYS,
+    stop_timeout_seconds=5.0,
+    backoff_seconds=0.1,
+    backoff_limit_seconds=1.0,
+    failure_limit=None,
+    start_timeout_seconds=10.0,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSpec:
+    """One session as the operator wants it: an argument list, no shell, an absolute cwd."""
+
+    name: str
+    command: tuple[str, ...]
+    cwd: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    policy: Policy = Policy()
+
+    def to_document(self) -> dict[str, Any]:
+        """Build the JSON document of this spec."""
+        return {
+            "name": self.name,
+            "command": list(self.command),
+            "cwd": str(self.cwd),
+            "env": dict(self.env),
+            "restart": str(self.policy.restart),
+            "stop_timeout_seconds": self.policy.stop_timeout_seconds,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything `ptsup start` needs to know. Directories are absolute."""
+
+    host: str
+    port: int
+    multiproc_dir: Path
+    sessions: tuple[SessionSpec, ...] = ()
+
+
+# -- Checks of single values ------------------------------------------------------------------
+
+
+def parse_session_name(name: object, where: str) -> str:
+    """Check a session name; `where` says in the message who gave it."""
+    if not isinstance(name, str) or not SESSION_NAME.fullmatch(name):
+        raise UsageError(
+            f"{where}: {_show(name)} is not a session name",
+            "a name has 1 to 64 of A-Z a-z 0-9 _ . - and begins with a letter or digit",
+        )
+    if name.lower() in RESERVED_NAMES:
+        raise UsageError(f"{where}: the name {name!r} is ptsup's own", "choose another name")
+    return name
+
+
+def parse_port(value: object, where: str) -> int:
+    """Check a TCP port: 1 to 65535."""
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535:
+        return value
+    raise UsageError(f"{where}: {_show(value)} is not a port", "a port is a number from 1 to 65535")
+
+
+def parse_command(value: object, where: str) -> tuple[str, ...]:
+    """Check a command: a list of words, or one string that is split as a shell splits it."""
+    words: object = value
+    if isinstance(value, str):
+        try:
+            words = shlex.split(value)
+        except ValueError as error:
+            raise UsageError(
+                f"{where}: cannot split {_show(value)}: {error}", "close the quotation"
+            ) from None
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise UsageError(f"{where}: the command is neither a string nor a list of strings")
+    if not words or not words[0]:
+        raise UsageError(f"{where}: the command is empty", "give a program, then its arguments")
+    if any("\0" in word for word in words):
+        raise UsageError(f"{where}: the command holds a NUL character")
+    return tuple(words)
+
+
+def parse_seconds(value: object, where: str) -> float:
+    """Check a duration: a number of seconds, 0 or more."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        return float(value)
+    raise UsageError(f"{where}: {_show(value)} is not a number of seconds, 0 or more")
+
+
+def parse_restart(value: object, where: str) -> RestartWhen:
+    """Check a restart policy: no, on-failure or always."""
+    try:
+        return RestartWhen(value)  # type: ignore[arg-type] # anything else raises, as it should
+    except ValueError:
+        choices = ", ".join(RestartWhen)
+        raise UsageError(f"{where}: {_show(value)} is not one of {choices}") from None
+
+
+def parse_env(value: object, where: str) -> dict[str, str]:
+    """Check a table of environment variables: names to strings."""
+    if not isinstance(value, dict):
+        raise UsageError(f'{where}: not a table of NAME = "value"')
+    for name, text in value.items():
+        if not name or "=" in name or "\0" in name:
+            raise UsageError(f"{where}: {_show(name)} is not a variable name")
+        if not isinstance(text, str) or "\0" in text:
+            # The value itself may be a secret; it is never shown.
+            raise UsageError(f"{where}.{name}: the value is not a string", "put it in quotes")
+    return dict(value)
+
+
+def _show(value: object) -> str:
+    """Quote a value for a message: control characters escaped, cut to a line."""
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# -- Sessions from the command line -----------------------------------------------------------
+
+
+def parse_session_flag(text: str, cwd: Path, policy: Policy) -> SessionSpec:
+    """Read one `-s NAME=COMMAND`."""
+    name, separator, command = text.partition("=")
+    if not separator:
+        raise UsageError(
+            f"-s {_show(text)}: not of the form NAME=COMMAND",
+            "for instance: -s paper='python examples/shadow_session.py'",
+        )
+    where = f"-s {name}" if SESSION_NAME.fullmatch(name) else "-s"
+    return SessionSpec(
+        name=parse_session_name(name, where),
+        command=parse_command(command, where),
+        cwd=cwd,
+        policy=policy,
+    )
+
+
+def build_command_session(
+    command: Sequence[str], taken: frozenset[str], cwd: Path, policy: Policy
+) -> SessionSpec:
+    """Build the session of `-- COMMAND...`, named after its script."""
+    words = parse_command(list(command), "COMMAND")
+    name = find_free_name(find_script_stem(words), taken)
+    return SessionSpec(name=name, command=words, cwd=cwd, policy=policy)
+
+
+def find_script_stem(command: Sequence[str]) -> str:
+    """Name a command after its script: `python examples/paper.py --x` is `paper`.
+
+    `python -m shop.paper` is `paper`; anything else goes by its program.
+    """
+    program, *arguments = command
+    stem = PurePath(program).name
+    for position, word in enumerate(arguments):
+        if word == "-m" and position + 1 < len(arguments):
+            stem = arguments[position + 1].rpartition(".")[2]
+            break
+        if word.endswith(".py"):
+            stem = PurePath(word).stem
+            break
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem).lstrip("_.-")[:60]
+    return stem or "session"
+
+
+def find_free_name(stem: str, taken: frozenset[str]) -> str:
+    """Make a name unique: paper, then paper-2, paper-3."""
+    name, number = stem, 1
+    while name in taken or name.lower() in RESERVED_NAMES:
+        number += 1
+        name = f"{stem}-{number}"
+    return name
+
+
+# -- TOML -------------------------------------------------------------------------------------
+
+_TOP_KEYS: Final = frozenset({"host", "port", "multiproc_dir", "session"})
+_SESSION_KEYS: Final = frozenset({"command", "restart", "stop_timeout_seconds", "env", "cwd"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileConfig:
+    """What a TOML file says; None where it says nothing."""
+
+    host: str | None = None
+    port: int | None = None
+    multiproc_dir: Path | None = None
+    sessions: tuple[SessionSpec, ...] = ()
+
+
+def parse_toml(text: str, path: Path) -> FileConfig:
+    """Read the text of `path` (absolute: relative directories in it start at its folder)."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: {error}", "see docs/config.md for the format") from None
+    reader = _TomlReader(text, path)
+    reader.check_keys(document, _TOP_KEYS, ())
+    sessions = document.get("session", {})
+    if not isinstance(sessions, dict):
+        raise UsageError(f"{reader.locate(('session',))}: not a table", "write [session.NAME]")
+    host = document.get("host")
+    if host is not None and not isinstance(host, str):
+        raise UsageError(f"{reader.locate(('host',))}: {_show(host)} is not an address")
+    multiproc_dir = document.get("multiproc_dir")
+    if multiproc_dir is not None and not isinstance(multiproc_dir, str):
+        raise UsageError(f"{reader.locate(('multiproc_dir',))}: not a path in quotes")
+    return FileConfig(
+        host=host,
+        port=parse_port(document["port"], reader.locate(("port",))) if "port" in document else None,
+        multiproc_dir=path.parent / multiproc_dir if multiproc_dir else None,
+        sessions=tuple(reader.read_session(name, table) for name, table in sessions.items()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _TomlReader:
+    """Says where in the file a key stands, which tomllib does not."""
+
+    text: str
+    path: Path
+
+    def locate(self, keys: tuple[str, ...]) -> str:
+        line = self._find_line(keys)
+        place = f"{self.path}:{line}" if line else str(self.path)
+        return f"{place}: {'.'.join(keys)}"
+
+    def check_keys(
+        self, table: Mapping[str, object], known: frozenset[str], parents: tuple[str, ...]
+    ) -> None:
+        for key in table:
+            if key not in known:
+                raise UsageError(
+                    f"{self.locate((*parents, key))}: unknown key",
+                    f"known here: {', '.join(sorted(known))}",
+                )
+
+    def read_session(self, name: str, table: object) -> SessionSpec:
+        keys = ("session", name)
+        parse_session_name(name, self.locate(keys))
+        if not isinstance(table, dict):
+            raise UsageError(f"{self.locate(keys)}: not a table", f"write [session.{name}]")
+        self.check_keys(table, _SESSION_KEYS, keys)
+        if "command" not in table:
+            raise UsageError(f"{self.locate(keys)}: no command", 'write command = ["python", …]')
+        policy = Policy()
+        if "restart" in table:
+            where = self.locate((*keys, "restart"))
+            policy = replace(policy, restart=parse_restart(table["restart"], where))
+        if "stop_timeout_seconds" in table:
+            where = self.locate((*keys, "stop_timeout_seconds"))
+            seconds = parse_seconds(table["stop_timeout_seconds"], where)
+            policy = replace(policy, stop_timeout_seconds=seconds)
+        cwd = table.get("cwd", ".")
+        if not isinstance(cwd, str):
+            raise UsageError(f"{self.locate((*keys, 'cwd'))}: not a path in quotes")
+        return SessionSpec(
+            name=name,
+            command=parse_command(table["command"], self.locate((*keys, "command"))),
+            cwd=self.path.parent / cwd,
+            env=parse_env(table.get("env", {}), self.locate((*keys, "env"))),
+            policy=policy,
+        )
+
+    def _find_line(self, keys: tuple[str, ...]) -> int | None:
+        """Find the line a key was written on; tables may be headed or dotted."""
+        *table, last = keys
+        header = ".".join(table)
+        inside: str | None = ""
+        for number, line in enumerate(self.text.splitlines(), 1):
+            stripped = line.strip()
+            if stripped.startswith("["):
+                inside = stripped.strip("[]").replace('"', "").replace(" ", "")
+                if inside == ".".join(keys) or inside.startswith(".".join(keys) + "."):
+                    return number
+                continue
+            written = stripped.partition("=")[0].strip().replace('"', "")
+            full = f"{inside}.{written}" if inside else written
+            if full == ".".join(keys) or (inside == header and written == last):
+                return number
+        return None
+
+
+# -- Precedence: flag, then TOML, then environment, then default ------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flags:
+    """The options of `ptsup start` that shape the Config; None where not given."""
+
+    host: str | None = None
+    port: int | None = None
+    multiproc_dir: str | None = None
+    restart: str | None = None
+    sessions: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fallback:
+    """What the environment says, or else the defaults."""
+
+    port: int
+    multiproc_dir: Path
+
+
+def build_config(flags: Flags, file: FileConfig, fallback: Fallback, cwd: Path) -> Config:
+    """Join flags, file and environment into one Config; raises UsageError."""
+    policy = Policy()
+    if flags.restart is not None:
+        policy = replace(policy, restart=parse_restart(flags.restart, "--restart"))
+    sessions = list(file.sessions)
+    sessions += [parse_session_flag(text, cwd, policy) for text in flags.sessions]
+    check_unique(sessions)
+    if flags.command:
+        taken = frozenset(session.name for session in sessions)
+        sessions.append(build_command_session(flags.command, taken, cwd, policy))
+    port = flags.port if flags.port is not None else file.port
+    directory = Path(flags.multiproc_dir) if flags.multiproc_dir else file.multiproc_dir
+    return Config(
+        host=flags.host or file.host or DEFAULT_HOST,
+        port=parse_port(port, "--port") if port is not None else fallback.port,
+        multiproc_dir=cwd / (directory or fallback.multiproc_dir),
+        sessions=tuple(sessions),
+    )
+
+
+def check_unique(sessions: Sequence[SessionSpec]) -> None:
+    """Refuse two sessions of one name (case aside: a file system may fold it)."""
+    seen: dict[str, str] = {}
+    for session in sessions:
+        first = seen.setdefault(session.name.lower(), session.name)
+        if seen and first is not session.name:
+            raise UsageError(
+                f"two sessions are named {session.name!r}", "names are unique, upper case aside"
+            )
+
+
+def parse_session_document(document: object) -> SessionSpec:
+    """Read back what `SessionSpec.to_document` wrote; raises UsageError."""
+    if not isinstance(document, dict):
+        raise UsageError("a session is not a JSON object")
+    name = parse_session_name(document.get("name"), "session")
+    where = f"session {name}"
+    cwd = document.get("cwd")
+    if not isinstance(cwd, str) or not cwd.startswith("/") or "\0" in cwd:
+        raise UsageError(f"{where}: the working directory is not absolute")
+    policy = Policy(
+        restart=parse_restart(document.get("restart", "no"), where),
+        stop_timeout_seconds=parse_seconds(document.get("stop_timeout_seconds", 75), where),
+    )
+    return SessionSpec(
+        name=name,
+        command=parse_command(document.get("command"), where),
+        cwd=Path(cwd),
+        env=parse_env(document.get("env", {}), where),
+        policy=policy,
+    )

@@ -1,0 +1,71 @@
+"""The environment of a child, from its spec and what it would inherit.
+
+Pure. A session gets Mode B with both directories absolute; metricsd gets no shard directory
+at all, or its own metrics would become shards.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from supervisor.gates import strip_credentials
+from telemetry.mode import (
+    LIBRARY_DIR_VARIABLE,
+    LIBRARY_DIR_VARIABLES,
+    MODE_VARIABLE,
+    MULTIPROC_DIR_VARIABLE,
+    Mode,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from supervisor.config import SessionSpec
+
+SESSION_VARIABLE: Final = "PTSUP_SESSION"
+SPAWN_VARIABLE: Final = "PTSUP_SPAWN"
+
+
+def build_session_environment(
+    spec: SessionSpec,
+    inherited: Mapping[str, str],
+    *,
+    multiproc_dir: Path,
+    nonce: str,
+    fallback_path: str,
+) -> dict[str, str]:
+    """Build what a session sees: inherited, then configured, then what Mode B needs.
+
+    Inherited exchange credentials are left out. `fallback_path` (where our own interpreter
+    lives) goes last on PATH: it finds a `python` only where there is no other.
+    """
+    environment, _ = strip_credentials(inherited)
+    for name in LIBRARY_DIR_VARIABLES:
+        environment.pop(name, None)
+    # Output goes to a file; without this a Python session's lines come in blocks of 8 KiB.
+    environment.setdefault("PYTHONUNBUFFERED", "1")
+    environment.update(spec.env)
+    path = environment.get("PATH", os.defpath)
+    environment["PATH"] = os.pathsep.join(filter(None, [path, fallback_path]))
+    environment[MODE_VARIABLE] = Mode.B
+    environment[MULTIPROC_DIR_VARIABLE] = str(multiproc_dir)
+    environment[LIBRARY_DIR_VARIABLE] = str(multiproc_dir)
+    environment[SESSION_VARIABLE] = spec.name
+    environment[SPAWN_VARIABLE] = nonce
+    return environment
+
+
+def build_metricsd_environment(
+    inherited: Mapping[str, str], *, package_root: Path, nonce: str
+) -> dict[str, str]:
+    """Build what metricsd sees: no shard directory, no credentials, our packages first."""
+    environment, _ = strip_credentials(inherited)
+    for name in LIBRARY_DIR_VARIABLES:
+        environment.pop(name, None)
+    # An operator's PYTHONPATH may be needed, but must not shadow `telemetry`.
+    path = environment.get("PYTHONPATH", "")
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(package_root), path]))
+    environment[SPAWN_VARIABLE] = nonce
+    return environment

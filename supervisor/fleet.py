@@ -1,0 +1,191 @@
+"""All processes: who comes up first, who goes down first, and the next deadline.
+
+Pure, like the lifecycle it is made of. metricsd is up before any session and down after
+the last; between the two, the sessions do not wait for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+from supervisor.config import METRICSD, METRICSD_POLICY, SessionSpec
+from supervisor.events import (
+    Action,
+    Add,
+    DeadlinePassed,
+    Drain,
+    Drained,
+    Event,
+    Finish,
+    Kill,
+    KillAll,
+    ProcessEvent,
+    Start,
+    Stop,
+    StopAll,
+    Tick,
+)
+from supervisor.lifecycle import ENDED, Process, State, Target, decide
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+
+class Phase(StrEnum):
+    """Where the fleet is between its start and its end."""
+
+    OPENING = "opening"  # metricsd has not answered a scrape yet
+    SERVING = "serving"
+    CLOSING = "closing"  # the sessions go down
+    DRAINING = "draining"  # the last totals wait to be scraped
+    ENDING = "ending"  # metricsd goes down
+    ENDED = "ended"
+
+
+Step: TypeAlias = tuple["Fleet", tuple[Action, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """metricsd and every session, in the order they were added."""
+
+    metricsd: Process
+    sessions: Mapping[str, Process] = field(default_factory=dict)
+    phase: Phase = Phase.OPENING
+    exit_when_done: bool = False
+    hurried: bool = False  # everything is to go down at once
+
+    # -- Questions ----------------------------------------------------------------------------
+
+    @property
+    def processes(self) -> Iterable[Process]:
+        """Everybody, metricsd first."""
+        yield self.metricsd
+        yield from self.sessions.values()
+
+    def find(self, name: str) -> Process | None:
+        """Find a process by its name."""
+        return self.metricsd if name == METRICSD else self.sessions.get(name)
+
+    @property
+    def deadline(self) -> float | None:
+        """The earliest deadline of all, in monotonic seconds."""
+        return min((p.deadline for p in self.processes if p.deadline is not None), default=None)
+
+    @property
+    def sessions_ended(self) -> bool:
+        """Whether no session lives and none is about to."""
+        return all(p.state in ENDED and not _waits(p) for p in self.sessions.values())
+
+    @property
+    def failed(self) -> bool:
+        """Whether any session ended, and not as it should have."""
+        return any(p.failed for p in self.sessions.values())
+
+
+def step(fleet: Fleet, event: Event, now: float) -> Step:
+    """Take one event: route it, then let the fleet go on as far as it can."""
+    fleet, actions = _take(fleet, event, now)
+    while True:
+        phase = fleet.phase
+        fleet, more = _go_on(fleet, now)
+        actions += more
+        if fleet.phase is phase:
+            return fleet, actions
+
+
+def build_fleet(sessions: Iterable[SessionSpec], *, exit_when_done: bool) -> Fleet:
+    """Build a fleet that has not started yet; Start metricsd to set it going."""
+    metricsd = Process(name=METRICSD, policy=METRICSD_POLICY)
+    return _add(Fleet(metricsd=metricsd, exit_when_done=exit_when_done), sessions)
+
+
+def _take(fleet: Fleet, event: Event, now: float) -> Step:
+    match event:
+        case Add(sessions):
+            return _add(fleet, sessions), ()
+        case StopAll(timeout_seconds):
+            return _close(fleet, [Stop(name, timeout_seconds) for name in fleet.sessions], now)
+        case KillAll():
+            return _close(replace(fleet, hurried=True), [Kill(n) for n in fleet.sessions], now)
+        case Drained():
+            return _end(fleet, now) if fleet.phase is Phase.DRAINING else (fleet, ())
+        case Tick():
+            late = [p for p in fleet.processes if p.deadline is not None and p.deadline <= now]
+            return _route_each(fleet, [DeadlinePassed(p.name) for p in late], now)
+        case _:
+            return _route(fleet, event, now)
+
+
+def _route(fleet: Fleet, event: ProcessEvent, now: float) -> Step:
+    process = fleet.find(event.name)
+    if process is None:
+        return fleet, ()
+    after, actions = decide(process, event, now)
+    if event.name == METRICSD:
+        return replace(fleet, metricsd=after), actions
+    if after is not process:
+        fleet = replace(fleet, sessions={**fleet.sessions, event.name: after})
+    return fleet, actions
+
+
+def _route_each(fleet: Fleet, events: Sequence[ProcessEvent], now: float) -> Step:
+    actions: tuple[Action, ...] = ()
+    for event in events:
+        fleet, more = _route(fleet, event, now)
+        actions += more
+    return fleet, actions
+
+
+def _add(fleet: Fleet, sessions: Iterable[SessionSpec]) -> Fleet:
+    """Take in new sessions; one that has ended gives its name to a new one."""
+    added = {
+        spec.name: Process(name=spec.name, policy=spec.policy, target=Target.UP)
+        for spec in sessions
+    }
+    kept = {name: p for name, p in fleet.sessions.items() if name not in added}
+    return replace(fleet, sessions={**kept, **added})
+
+
+def _go_on(fleet: Fleet, now: float) -> Step:
+    """Do what the new situation allows, one phase at a time."""
+    match fleet.phase:
+        case Phase.OPENING if fleet.metricsd.state is State.RUNNING:
+            return replace(fleet, phase=Phase.SERVING), ()
+        case Phase.SERVING:
+            waiting = [Start(p.name) for p in fleet.sessions.values() if _waits(p)]
+            fleet, actions = _route_each(fleet, waiting, now)
+            if fleet.exit_when_done and fleet.sessions and fleet.sessions_ended:
+                return replace(fleet, phase=Phase.CLOSING), actions
+            return fleet, actions
+        case Phase.CLOSING if fleet.sessions_ended:
+            if fleet.hurried or fleet.metricsd.state is not State.RUNNING:
+                return _end(fleet, now)
+            return replace(fleet, phase=Phase.DRAINING), (Drain(),)
+        case Phase.ENDING if fleet.metricsd.state in ENDED:
+            return replace(fleet, phase=Phase.ENDED), (Finish(),)
+        case _:
+            return fleet, ()
+
+
+def _close(fleet: Fleet, wishes: Sequence[Stop | Kill], now: float) -> Step:
+    """Bring the sessions down; asked again, hurry whoever is still there."""
+    if fleet.phase in {Phase.DRAINING, Phase.ENDING} and fleet.hurried:
+        return _end(fleet, now)
+    fleet, actions = _route_each(fleet, wishes, now)
+    if fleet.phase in {Phase.OPENING, Phase.SERVING}:
+        fleet = replace(fleet, phase=Phase.CLOSING)
+    return fleet, actions
+
+
+def _end(fleet: Fleet, now: float) -> Step:
+    wish = Kill(METRICSD) if fleet.hurried else Stop(METRICSD)
+    return _route(replace(fleet, phase=Phase.ENDING), wish, now)
+
+
+def _waits(process: Process) -> bool:
+    """Whether it was never started, but is to be."""
+    never_started = process.incarnation == 0 and process.state is State.STOPPED
+    return never_started and process.target is Target.UP

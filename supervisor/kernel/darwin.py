@@ -1,0 +1,112 @@
+"""macOS: no subreaper, and before Python 3.13 no waitid; kqueue and ps stand in.
+
+Never run by the project's own tests, which need a Linux machine; kept as small as it can be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+from collections import defaultdict
+from functools import cache
+from typing import TYPE_CHECKING
+
+import supervisor.kernel
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Collection
+
+assert sys.platform == "darwin"
+
+
+def become_subreaper() -> None:
+    """Do nothing: orphans go to launchd here, and their group is all we have of them."""
+
+
+@cache
+def _exits() -> tuple[select.kqueue, set[int], set[int]]:
+    return select.kqueue(), set(), set()
+
+
+def peek(pid: int) -> supervisor.kernel.Exit | None:
+    """Look whether our child is dead, leaving the zombie; None while it lives.
+
+    NOTE_EXIT says that it died, not how: the reap does.
+    """
+    queue, watched, dead = _exits()
+    if pid not in watched:
+        note = select.kevent(
+            pid,
+            filter=select.KQ_FILTER_PROC,
+            flags=select.KQ_EV_ADD | select.KQ_EV_ONESHOT,
+            fflags=select.KQ_NOTE_EXIT,
+        )
+        try:
+            queue.control([note], 0, 0)
+        except ProcessLookupError:  # a zombie already
+            return supervisor.kernel.Exit(None)
+        watched.add(pid)
+    for event in queue.control(None, 64, 0):
+        dead.add(event.ident)
+    if pid not in dead:
+        return None
+    watched.discard(pid)
+    dead.discard(pid)
+    return supervisor.kernel.Exit(None)
+
+
+def find_children() -> set[int]:
+    """List nobody: without a subreaper our children are the ones we started."""
+    return set()
+
+
+def find_members(groups: Collection[int]) -> dict[int, set[int]]:
+    """List who lives (zombies do not) in each of these process groups, in one pass."""
+    members: defaultdict[int, set[int]] = defaultdict(set)
+    if not groups:
+        return members
+    for line in _ps("-axo", "pid=,pgid=,stat=").splitlines():
+        pid, group, state = line.split()[:3]
+        if int(group) in groups and not state.startswith("Z"):
+            members[int(group)].add(int(pid))
+    return members
+
+
+def read_identity(pid: int) -> str | None:
+    """Tell this process from any other that had or will have its pid; None when it is dead.
+
+    The kernel's record of its start, and the boot session.
+    """
+    state, _, started = _ps("-o", "stat=,lstart=", "-p", str(pid)).strip().partition(" ")
+    if not state or state.startswith("Z"):
+        return None
+    return f"{started.strip()}@{_read_boot()}"
+
+
+def signal_member(pid: int, group: int, number: int) -> None:
+    """Signal a process that is not our child, if it still is of this group."""
+    with contextlib.suppress(ProcessLookupError):
+        if os.getpgid(pid) == group:
+            os.kill(pid, number)
+
+
+def read_peer_uid(connection: socket.socket) -> int:
+    """Read the uid of the process at the other end of a unix socket (LOCAL_PEERCRED)."""
+    credentials = connection.getsockopt(0, 1, 76)  # struct xucred: u_int version, uid_t uid, …
+    return int.from_bytes(credentials[4:8], sys.byteorder)
+
+
+def _ps(*arguments: str) -> str:
+    done = subprocess.run(["/bin/ps", *arguments], capture_output=True, text=True, check=False)
+    return done.stdout
+
+
+@cache
+def _read_boot() -> str:
+    command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip()

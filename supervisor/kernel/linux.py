@@ -1,0 +1,122 @@
+"""Linux: subreaper, peek without reaping, process groups and identities from /proc."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import struct
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import supervisor.kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+_PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
+_PROC: Final = Path("/proc")
+_DEAD: Final = frozenset("ZX")  # zombie, or in its very last moment
+
+
+def become_subreaper() -> None:
+    """Make orphans of our descendants our own children, so that they too can be pinned."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def peek(pid: int) -> supervisor.kernel.Exit | None:
+    """Look whether our child is dead, leaving the zombie; None while it lives.
+
+    The zombie keeps its pid, and its group's number, from being given to another process.
+    """
+    try:
+        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # reaped behind our back: its status is lost
+        return supervisor.kernel.Exit(None)
+    if found is None:
+        return None
+    exited = found.si_code == os.CLD_EXITED
+    return supervisor.kernel.Exit(found.si_status if exited else -found.si_status)
+
+
+def find_children() -> set[int]:
+    """List our own children, zombies included."""
+    try:
+        text = (_PROC / "self/task" / str(os.getpid()) / "children").read_text()
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        return {pid for pid, fields in _scan() if int(fields[1]) == os.getpid()}
+    return {int(word) for word in text.split()}
+
+
+def find_members(groups: Collection[int]) -> dict[int, set[int]]:
+    """List who lives (zombies do not) in each of these process groups, in one pass."""
+    members: defaultdict[int, set[int]] = defaultdict(set)
+    if groups:
+        for pid, fields in _scan():
+            if fields[0] not in _DEAD and int(fields[2]) in groups:
+                members[int(fields[2])].add(pid)
+    return members
+
+
+def read_identity(pid: int) -> str | None:
+    """Tell this process from any other that had or will have its pid; None when it is dead.
+
+    The start in clock ticks since boot, and the boot: neither moves with the wall clock.
+    """
+    fields = _read_stat(pid)
+    if fields is None or fields[0] in _DEAD:
+        return None
+    return f"{fields[19]}@{_read_boot()}"
+
+
+def signal_member(pid: int, group: int, number: int) -> None:
+    """Signal a process that is not our child, if it still is of this group."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        # Looked at with the pidfd open: from here on it cannot become another process.
+        fields = _read_stat(pid)
+        if fields is not None and int(fields[2]) == group:
+            signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def read_peer_uid(connection: socket.socket) -> int:
+    """Read the uid of the process at the other end of a unix socket."""
+    credentials = connection.getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+    )
+    uid: int = struct.unpack("3i", credentials)[1]
+    return uid
+
+
+def _scan() -> Iterator[tuple[int, list[str]]]:
+    for name in os.listdir(_PROC):  # noqa: PTH208 - names, not a Path for each process
+        if name.isdigit() and (fields := _read_stat(int(name))) is not None:
+            yield int(name), fields
+
+
+def _read_stat(pid: int) -> list[str] | None:
+    """Read /proc/PID/stat from its third field on (proc(5)): state, parent, group and so on."""
+    try:
+        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+    except OSError:  # gone, or (hidepid) not ours to see
+        return None
+    # The second field is the program's name in parentheses, and may hold anything.
+    return text.rpartition(")")[2].split()
+
+
+@cache
+def _read_boot() -> str:
+    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()

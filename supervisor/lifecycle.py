@@ -1,0 +1,429 @@
+"""One process: its states, the one table of its transitions, and `decide()`.
+
+Pure: no clock, no I/O, no sleep. The wanted state (target) is kept apart from the actual
+one, so a restart is a stop with target up; a process has one deadline, stored as data;
+`stopped` is never said before the reap.
+"""
+
+from __future__ import annotations
+
+import signal
+import zlib
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
+
+from supervisor.config import Policy, RestartWhen
+from supervisor.events import (
+    Action,
+    ChildEvent,
+    DeadlinePassed,
+    Exited,
+    GroupGone,
+    Kill,
+    MarkDead,
+    ProcessEvent,
+    Ready,
+    Reap,
+    Reaped,
+    Restart,
+    SignalGroup,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    Start,
+    Stop,
+    Unhealthy,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+# A process that does not die of KILL waits in the kernel, or forked while it was dying.
+KILL_AGAIN_SECONDS: Final = 1.0
+
+
+class State(StrEnum):
+    """The actual state."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    KILLING = "killing"
+    BACKOFF = "backoff"
+    EXITED = "exited"
+    FATAL = "fatal"
+
+
+class Target(StrEnum):
+    """The wanted state."""
+
+    UP = "up"
+    DOWN = "down"
+
+
+class Ending(StrEnum):
+    """Why an incarnation is on its way out."""
+
+    ASKED = "asked"
+    BY_ITSELF = "by itself"
+    UNHEALTHY = "unhealthy"
+
+
+# Nothing lives and nothing will without being asked.
+ENDED: Final = frozenset({State.STOPPED, State.EXITED, State.FATAL})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process:
+    """One supervised process. Times are monotonic seconds."""
+
+    name: str
+    policy: Policy
+    state: State = State.STOPPED
+    target: Target = Target.DOWN
+    incarnation: int = 0
+    pid: int | None = None
+    dead: bool = False  # the leader is a zombie that is not reaped yet
+    ending: Ending | None = None
+    deadline: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    failures: int = 0  # in a row, each before a stable period had passed
+    returncode: int | None = None
+    reason: str = ""
+
+    @property
+    def restarts(self) -> int:
+        """How often it was spawned after the first time."""
+        return max(0, self.incarnation - 1)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has ended, and not as it should have."""
+        if self.state is State.EXITED:
+            return self.returncode not in self.policy.success_exit_codes
+        return self.state is State.FATAL
+
+
+Decision: TypeAlias = tuple[Process, tuple[Action, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What an event does in a state, and the states it may lead to."""
+
+    apply: Callable[[Process, Any, float], Decision]
+    to: tuple[State, ...]
+
+
+def decide(process: Process, event: ProcessEvent, now: float) -> Decision:
+    """Say what becomes of `process` when `event` happens at `now`, and what is to be done.
+
+    News of another incarnation and events without a row in TRANSITIONS change nothing.
+    """
+    if isinstance(event, get_args(ChildEvent)) and event.incarnation != process.incarnation:
+        return process, ()
+    transition = TRANSITIONS[process.state].get(type(event))
+    if transition is None:
+        return process, ()
+    return transition.apply(process, event, now)
+
+
+# -- Up ---------------------------------------------------------------------------------------
+
+
+def _spawn(process: Process, now: float) -> Decision:
+    policy, incarnation = process.policy, process.incarnation + 1
+    deadline = now + policy.start_timeout_seconds if policy.start_timeout_seconds else None
+    after = replace(
+        process,
+        state=State.STARTING,
+        target=Target.UP,
+        incarnation=incarnation,
+        pid=None,
+        dead=False,
+        ending=None,
+        deadline=deadline,
+        started_at=None,
+        ended_at=None,
+        returncode=None,
+        reason="",
+    )
+    return after, (Spawn(process.name, incarnation),)
+
+
+def _start(process: Process, _event: Start | Restart, now: float) -> Decision:
+    return _spawn(replace(process, failures=0), now)
+
+
+def _retry(process: Process, _event: DeadlinePassed, now: float) -> Decision:
+    return _spawn(process, now)
+
+
+def _keep_up(process: Process, _event: Start, _now: float) -> Decision:
+    return replace(process, target=Target.UP), ()
+
+
+def _note_spawned(process: Process, event: Spawned, now: float) -> Decision:
+    state = State.STARTING if process.policy.start_timeout_seconds else State.RUNNING
+    return replace(process, state=state, pid=event.pid, started_at=now), ()
+
+
+def _note_ready(process: Process, _event: Ready, _now: float) -> Decision:
+    return replace(process, state=State.RUNNING, deadline=None), ()
+
+
+# -- Down -------------------------------------------------------------------------------------
+
+
+def _signal(process: Process, number: signal.Signals) -> tuple[Action, ...]:
+    # Between Spawn and Spawned there is no pid yet; _note_spawned_late makes up for it.
+    if process.pid is None:
+        return ()
+    return (SignalGroup(process.name, process.incarnation, number),)
+
+
+def _term(process: Process, timeout_seconds: float, now: float) -> Decision:
+    after = replace(process, state=State.STOPPING, deadline=now + timeout_seconds)
+    return after, _signal(after, signal.SIGTERM)
+
+
+def _kill(process: Process, now: float) -> Decision:
+    after = replace(process, state=State.KILLING, deadline=now + KILL_AGAIN_SECONDS)
+    return after, _signal(after, signal.SIGKILL)
+
+
+def _stop(process: Process, event: Stop, now: float) -> Decision:
+    asked = replace(process, target=Target.DOWN, ending=Ending.ASKED)
+    return _term(asked, _stop_timeout_seconds(process, event), now)
+
+
+def _stop_timeout_seconds(process: Process, event: Stop) -> float:
+    if event.timeout_seconds is not None:
+        return event.timeout_seconds
+    return process.policy.stop_timeout_seconds
+
+
+def _restart(process: Process, _event: Restart, now: float) -> Decision:
+    asked = replace(process, target=Target.UP, ending=Ending.ASKED, failures=0)
+    return _term(asked, process.policy.stop_timeout_seconds, now)
+
+
+def _kill_asked(process: Process, _event: Kill, now: float) -> Decision:
+    ending = process.ending or Ending.ASKED
+    return _kill(replace(process, target=Target.DOWN, ending=ending), now)
+
+
+def _kill_late(process: Process, _event: DeadlinePassed, now: float) -> Decision:
+    return _kill(process, now)
+
+
+def _kill_unready(process: Process, _event: DeadlinePassed, now: float) -> Decision:
+    reason = f"not ready {process.policy.start_timeout_seconds:g} s after its start"
+    return _kill(replace(process, ending=Ending.UNHEALTHY, reason=reason), now)
+
+
+def _kill_unhealthy(process: Process, event: Unhealthy, now: float) -> Decision:
+    return _kill(replace(process, ending=Ending.UNHEALTHY, reason=event.reason), now)
+
+
+def _hurry(process: Process, event: Stop, now: float) -> Decision:
+    deadline = now + _stop_timeout_seconds(process, event)
+    if process.deadline is not None:
+        deadline = min(deadline, process.deadline)
+    return replace(process, target=Target.DOWN, deadline=deadline), ()
+
+
+def _want_down(process: Process, _event: Stop | Kill, _now: float) -> Decision:
+    return replace(process, target=Target.DOWN), ()
+
+
+def _want_up(process: Process, _event: Start | Restart, _now: float) -> Decision:
+    return replace(process, target=Target.UP, ending=Ending.ASKED, failures=0), ()
+
+
+def _give_up_waiting(process: Process, _event: Stop | Kill, _now: float) -> Decision:
+    return replace(process, state=State.STOPPED, target=Target.DOWN, deadline=None), ()
+
+
+def _note_spawned_late(process: Process, event: Spawned, now: float) -> Decision:
+    after = replace(process, pid=event.pid, started_at=now)
+    number = signal.SIGTERM if process.state is State.STOPPING else signal.SIGKILL
+    return after, _signal(after, number)
+
+
+# -- Gone -------------------------------------------------------------------------------------
+
+
+def _note_exited(process: Process, event: Exited, now: float) -> Decision:
+    """Peek is done: mark dead; TERM what is left of the group; reap only when nothing is."""
+    assert process.pid is not None
+    after = replace(
+        process,
+        dead=True,
+        ended_at=now,
+        returncode=event.returncode,
+        ending=process.ending or Ending.BY_ITSELF,
+    )
+    mark = MarkDead(process.name, process.incarnation, process.pid)
+    on_the_way_out = process.state in {State.STOPPING, State.KILLING}
+    if not event.remains:
+        state = process.state if on_the_way_out else State.STOPPING
+        after = replace(after, state=state, deadline=None)
+        return after, (mark, Reap(process.name, process.incarnation))
+    if on_the_way_out:  # TERM or KILL went to the whole group already
+        return after, (mark,)
+    after, actions = _term(after, process.policy.stop_timeout_seconds, now)
+    return after, (mark, *actions)
+
+
+def _reap(process: Process, _event: GroupGone, _now: float) -> Decision:
+    if not process.dead:
+        return process, ()
+    return replace(process, deadline=None), (Reap(process.name, process.incarnation),)
+
+
+def _settle(process: Process, event: Reaped, now: float) -> Decision:
+    gone = replace(
+        process, pid=None, dead=False, deadline=None, returncode=event.returncode, ending=None
+    )
+    if process.ending is Ending.ASKED:
+        if process.target is Target.UP:
+            return _spawn(gone, now)
+        return replace(gone, state=State.STOPPED), ()
+    if process.target is Target.DOWN or not _wants_restart(process, event.returncode):
+        return replace(gone, state=State.EXITED), ()
+    return _back_off(gone, now)
+
+
+def _wants_restart(process: Process, returncode: int | None) -> bool:
+    match process.policy.restart:
+        case RestartWhen.NO:
+            return False
+        case RestartWhen.ALWAYS:
+            return True
+        case RestartWhen.ON_FAILURE:
+            # What cannot be known restarts nothing.
+            return returncode is not None and returncode not in process.policy.success_exit_codes
+
+
+def _back_off(process: Process, now: float) -> Decision:
+    """Restart at once after a stable period, else after a growing delay, else give up."""
+    policy = process.policy
+    if process.started_at is not None and process.ended_at is not None:
+        stable = process.ended_at - process.started_at >= policy.stable_seconds
+    else:
+        stable = False
+    if stable:
+        return _spawn(replace(process, failures=0), now)
+    failures = process.failures + 1
+    failed = replace(process, failures=failures)
+    if policy.failure_limit is not None and failures > policy.failure_limit:
+        reason = process.reason or (
+            f"ended {failures} times in a row, each within {policy.stable_seconds:g} s of its start"
+        )
+        return replace(failed, state=State.FATAL, reason=reason), ()
+    deadline = now + find_backoff_seconds(failed)
+    return replace(failed, state=State.BACKOFF, deadline=deadline), ()
+
+
+def find_backoff_seconds(process: Process) -> float:
+    """The delay before the next try: doubled with each failure, bounded, and jittered.
+
+    The jitter takes off up to half. It comes from the name and the incarnation instead of a
+    random number, so that the core stays pure and sessions failing together still spread.
+    """
+    policy = process.policy
+    doubled = policy.backoff_seconds * 2.0 ** min(process.failures - 1, 32)
+    seed = zlib.crc32(f"{process.name}\0{process.incarnation}".encode())
+    return min(doubled, policy.backoff_limit_seconds) * (1 - seed / 2**33)
+
+
+def _note_spawn_failed(process: Process, event: SpawnFailed, now: float) -> Decision:
+    failed = replace(process, pid=None, deadline=None, ended_at=now, reason=event.reason)
+    if event.final and process.policy.failure_limit is not None:
+        return replace(failed, state=State.FATAL), ()
+    if process.policy.restart is RestartWhen.NO:
+        return replace(failed, state=State.FATAL), ()
+    return _back_off(failed, now)
+
+
+def _note_spawn_failed_late(process: Process, event: SpawnFailed, now: float) -> Decision:
+    if process.target is Target.UP:
+        return _note_spawn_failed(replace(process, ending=None), event, now)
+    gone = replace(process, pid=None, deadline=None, ending=None, ended_at=now)
+    return replace(gone, state=State.STOPPED, reason=event.reason), ()
+
+
+# -- The table ----------------------------------------------------------------------------------
+
+_AFTER_REAP: Final = (
+    State.STOPPED,
+    State.EXITED,
+    State.STARTING,
+    State.BACKOFF,
+    State.FATAL,
+)
+_ON_ITS_WAY_OUT: Final[Mapping[type[ProcessEvent], Transition]] = {
+    Start: Transition(_want_up, ()),
+    Restart: Transition(_want_up, ()),
+    Spawned: Transition(_note_spawned_late, ()),
+    SpawnFailed: Transition(_note_spawn_failed_late, (State.STOPPED, State.BACKOFF, State.FATAL)),
+    Exited: Transition(_note_exited, ()),
+    GroupGone: Transition(_reap, ()),
+    Reaped: Transition(_settle, _AFTER_REAP),
+}
+_NOTHING_LIVES: Final[Mapping[type[ProcessEvent], Transition]] = {
+    Start: Transition(_start, (State.STARTING,)),
+    Restart: Transition(_start, (State.STARTING,)),
+    Stop: Transition(_want_down, ()),
+    Kill: Transition(_want_down, ()),
+}
+
+# State x event -> what happens. `to` names the states it may lead to; empty: it stays.
+# The diagram in docs/architecture.md is drawn from this table.
+TRANSITIONS: Final[Mapping[State, Mapping[type[ProcessEvent], Transition]]] = {
+    State.STOPPED: _NOTHING_LIVES,
+    State.STARTING: {
+        Start: Transition(_keep_up, ()),
+        Stop: Transition(_stop, (State.STOPPING,)),
+        Restart: Transition(_restart, (State.STOPPING,)),
+        Kill: Transition(_kill_asked, (State.KILLING,)),
+        Spawned: Transition(_note_spawned, (State.STARTING, State.RUNNING)),
+        SpawnFailed: Transition(_note_spawn_failed, (State.BACKOFF, State.FATAL)),
+        Ready: Transition(_note_ready, (State.RUNNING,)),
+        Exited: Transition(_note_exited, (State.STOPPING,)),
+        DeadlinePassed: Transition(_kill_unready, (State.KILLING,)),
+    },
+    State.RUNNING: {
+        Start: Transition(_keep_up, ()),
+        Stop: Transition(_stop, (State.STOPPING,)),
+        Restart: Transition(_restart, (State.STOPPING,)),
+        Kill: Transition(_kill_asked, (State.KILLING,)),
+        Unhealthy: Transition(_kill_unhealthy, (State.KILLING,)),
+        Exited: Transition(_note_exited, (State.STOPPING,)),
+    },
+    State.STOPPING: {
+        **_ON_ITS_WAY_OUT,
+        Stop: Transition(_hurry, ()),
+        Kill: Transition(_kill_asked, (State.KILLING,)),
+        DeadlinePassed: Transition(_kill_late, (State.KILLING,)),
+    },
+    State.KILLING: {
+        **_ON_ITS_WAY_OUT,
+        Stop: Transition(_want_down, ()),
+        Kill: Transition(_kill_asked, ()),
+        DeadlinePassed: Transition(_kill_late, ()),
+    },
+    State.BACKOFF: {
+        Start: Transition(_start, (State.STARTING,)),
+        Restart: Transition(_start, (State.STARTING,)),
+        Stop: Transition(_give_up_waiting, (State.STOPPED,)),
+        Kill: Transition(_give_up_waiting, (State.STOPPED,)),
+        DeadlinePassed: Transition(_retry, (State.STARTING,)),
+    },
+    State.EXITED: _NOTHING_LIVES,
+    State.FATAL: _NOTHING_LIVES,
+}

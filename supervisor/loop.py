@@ -1,0 +1,385 @@
+"""The loop: I/O becomes events, the fleet decides, its actions become I/O.
+
+It decides nothing itself. One thread, one wait point, one timeout (the fleet's earliest
+deadline); SIGCHLD is only a hint to look, a peek at each known child is the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, assert_never
+
+import supervisor
+from supervisor import kernel, spawn
+from supervisor.admission import Admitted, check_gates
+from supervisor.config import METRICSD
+from supervisor.environ import build_metricsd_environment
+from supervisor.errors import GateError, PtsupError
+from supervisor.events import (
+    Action,
+    Add,
+    Drain,
+    Event,
+    Exited,
+    Finish,
+    GroupGone,
+    KillAll,
+    MarkDead,
+    Reap,
+    Reaped,
+    SignalGroup,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    Start,
+    Tick,
+)
+from supervisor.fleet import Fleet, Phase, build_fleet, step
+from supervisor.lifecycle import Process, State
+from supervisor.logs import read_tail
+from supervisor.probe import Prober
+from supervisor.rundir import SUPERVISOR, RunDir
+from supervisor.status import build_state, render_exit
+from telemetry.claim import mark_dead
+from telemetry.clearing import clear_unheld
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Coroutine, Iterable, Iterator
+
+    from supervisor.config import Config
+
+log = logging.getLogger("ptsup")
+
+# How long metricsd may take to answer the first scrape of all before `start` gives up.
+OPENING_LIMIT_SECONDS: Final = 30.0
+# A group whose members are not our children raises no SIGCHLD when they die: look again.
+LOOK_AGAIN_SECONDS: Final = 0.1
+# A hint may get lost; the truth is looked at anyway.
+LOOK_ANYWAY_SECONDS: Final = 5.0
+PACKAGE_ROOT: Final = Path(supervisor.__file__).resolve().parent.parent
+
+
+@dataclass(slots=True, kw_only=True)
+class Loop:
+    """One supervisor at work, from its first spawn until nothing runs any more."""
+
+    config: Config
+    run_dir: RunDir
+    listener: socket.socket
+    exit_when_done: bool = False
+    keep_shards: bool = False
+    fleet: Fleet = field(init=False)
+    prober: Prober = field(init=False)
+    members: dict[str, Admitted] = field(default_factory=dict)
+    error: PtsupError | None = None
+
+    _children: dict[str, spawn.Child] = field(default_factory=dict)
+    _nonces: dict[str, str] = field(default_factory=dict)
+    _identities: dict[str, str | None] = field(default_factory=dict)
+    _dead: set[str] = field(default_factory=set)  # zombies, peeked at and not reaped yet
+    _inbox: deque[Event] = field(default_factory=deque)
+    _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
+    _look: bool = False
+    _looked_at: float = 0.0
+    _waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = field(default_factory=list)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Begin with a fleet of metricsd alone; sessions are added."""
+        self.fleet = build_fleet((), exit_when_done=self.exit_when_done)
+        self.prober = Prober(
+            host=self.config.host,
+            port=self.config.port,
+            find_metricsd=lambda: self.fleet.metricsd,
+            post=self.post,
+        )
+
+    # -- The loop itself ----------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run until nothing runs any more, then clean up; raises what stopped the start."""
+        kernel.become_subreaper()
+        self._write_own_state()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGCHLD, self._hint)
+        self.background(self.prober.run())
+        self.background(self._open())
+        self.post(Start(METRICSD))
+        try:
+            while self.fleet.phase is not Phase.ENDED:
+                for event in await self._next_events():
+                    self._take(event)
+        finally:
+            loop.remove_signal_handler(signal.SIGCHLD)
+            for task in self._tasks:
+                task.cancel()
+        self._clean()
+        if self.error is not None:
+            raise self.error
+
+    def post(self, event: Event) -> None:
+        """Hand in an event from anywhere on the loop's thread."""
+        self._inbox.append(event)
+        self._wakeup.set()
+
+    def background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine beside the loop; it ends with it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait until the fleet fulfils a condition."""
+        if condition():
+            return
+        waiter = (condition, asyncio.get_running_loop().create_future())
+        self._waiters.append(waiter)
+        try:
+            await waiter[1]
+        finally:
+            self._waiters.remove(waiter)
+
+    def _hint(self) -> None:
+        self._look = True
+        self._wakeup.set()
+
+    async def _next_events(self) -> list[Event]:
+        if not self._inbox and not self._look:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._find_timeout_seconds()):
+                    await self._wakeup.wait()
+        self._wakeup.clear()
+        events = list(self._inbox)
+        self._inbox.clear()
+        now = time.monotonic()
+        if self._look or self._dead or now - self._looked_at >= LOOK_ANYWAY_SECONDS:
+            self._look, self._looked_at = False, now
+            events += self._find_exits()
+            self._reap_strangers()
+        return [*events, Tick()]
+
+    def _find_timeout_seconds(self) -> float:
+        timeout = LOOK_AGAIN_SECONDS if self._dead else LOOK_ANYWAY_SECONDS
+        if self.fleet.deadline is not None:
+            timeout = min(timeout, self.fleet.deadline - time.monotonic())
+        return max(0.0, timeout)
+
+    def _take(self, event: Event) -> None:
+        """Let the fleet decide on an event, and on what its actions feed back."""
+        events = deque([event])
+        while events:
+            before = self.fleet
+            self.fleet, actions = step(before, events.popleft(), time.monotonic())
+            self._note_changes(before)
+            for action in actions:
+                events.extend(self._perform(action))
+        for condition, waiter in self._waiters:
+            if not waiter.done() and condition():
+                waiter.set_result(None)
+
+    def _perform(self, action: Action) -> Iterator[Event]:
+        match action:
+            case Spawn(name, incarnation):
+                yield self._spawn(name, incarnation)
+            case SignalGroup(name, _, number):
+                spawn.signal_group(self._children[name], number)
+            case MarkDead(name, _, pid):
+                self._mark_dead(name, pid)
+            case Reap(name, incarnation):
+                self._dead.discard(name)
+                yield Reaped(name, incarnation, spawn.reap(self._children.pop(name)))
+            case Drain():
+                self.background(self.prober.drain())
+            case Finish():
+                pass
+            case _:
+                assert_never(action)
+
+    # -- Spawning ---------------------------------------------------------------------------------
+
+    def add(self, sessions: Iterable[Admitted]) -> None:
+        """Take in sessions that were admitted."""
+        sessions = tuple(sessions)
+        self.members.update({member.spec.name: member for member in sessions})
+        self.post(Add(tuple(member.spec for member in sessions)))
+
+    def _spawn(self, name: str, incarnation: int) -> Spawned | SpawnFailed:
+        nonce = self._nonces[name] = secrets.token_hex(8)
+        process = self.fleet.find(name)
+        assert process is not None
+        self._identities[name] = None
+        self._write_state(process)  # the intent, before there is anything to lose
+        try:
+            if name == METRICSD:
+                child = self._spawn_metricsd(incarnation, nonce)
+            else:
+                child = self._spawn_session(self.members[name], incarnation, nonce)
+        except spawn.SpawnError as error:
+            return SpawnFailed(name, incarnation, error.reason, error.final)
+        except GateError as error:
+            return SpawnFailed(name, incarnation, error.message, final=True)
+        self._children[name] = child
+        self._identities[name] = kernel.read_identity(child.pid)
+        self._look = True  # it may have died before its SIGCHLD could mean anything to us
+        return Spawned(name, incarnation, child.pid)
+
+    def _spawn_session(self, member: Admitted, incarnation: int, nonce: str) -> spawn.Child:
+        check_gates(member.spec, member.inherited)
+        return spawn.spawn(
+            member.spec.name,
+            incarnation,
+            member.spec.command,
+            environment=member.build_environment(self.config.multiproc_dir, nonce),
+            cwd=member.spec.cwd,
+            log=self.run_dir.log(member.spec.name),
+        )
+
+    def _spawn_metricsd(self, incarnation: int, nonce: str) -> spawn.Child:
+        self.prober.wake()
+        descriptor = self.listener.fileno()
+        command = (
+            # -P: neither the working directory nor what lies in it can shadow our packages.
+            *(sys.executable, "-P", "-m", "telemetry.metricsd", "--fd", str(descriptor)),
+            *("--multiproc-dir", str(self.config.multiproc_dir)),
+        )
+        return spawn.spawn(
+            METRICSD,
+            incarnation,
+            command,
+            environment=build_metricsd_environment(
+                os.environ, package_root=PACKAGE_ROOT, nonce=nonce
+            ),
+            cwd=self.run_dir.path,
+            log=self.run_dir.log(METRICSD),
+            pass_fds=(descriptor,),
+        )
+
+    # -- Dying: peek, mark dead, reap -----------------------------------------------------------
+
+    def _find_exits(self) -> list[Event]:
+        """Peek at every child; a zombie stays one until its group is gone and it is marked."""
+        fresh = {
+            child.name: found
+            for child in self._children.values()
+            if child.name not in self._dead and (found := spawn.peek(child)) is not None
+        }
+        waiting = set(self._dead)
+        groups = {self._children[name].pid for name in fresh.keys() | waiting}
+        members = kernel.find_members(groups)
+        events: list[Event] = []
+        for name, found in fresh.items():
+            child = self._children[name]
+            remains = bool(members.get(child.pid))
+            events.append(Exited(name, child.incarnation, found.returncode, remains))
+            self._dead.add(name)
+        for name in waiting:
+            child = self._children[name]
+            if not members.get(child.pid):
+                events.append(GroupGone(name, child.incarnation))
+        return events
+
+    def _reap_strangers(self) -> None:
+        """Reap the dead among the orphans that became our children, each marked dead first."""
+        known = {child.pid for child in self._children.values()}
+        for pid in kernel.find_children() - known:
+            if kernel.peek(pid) is not None:
+                self._mark_dead("an orphan", pid)
+                spawn.reap_stranger(pid)
+
+    def _mark_dead(self, name: str, pid: int) -> None:
+        try:
+            mark_dead(self.config.multiproc_dir, pid)
+        except OSError as error:
+            log.warning("cannot mark %s (pid %d) dead: %s", name, pid, error)
+
+    # -- Coming up --------------------------------------------------------------------------------
+
+    @property
+    def opened(self) -> bool:
+        """Whether metricsd has answered and every session was spawned, or could not be."""
+        return self.fleet.phase is Phase.SERVING and all(
+            process.incarnation > 0 for process in self.fleet.sessions.values()
+        )
+
+    async def _open(self) -> None:
+        """Give up when metricsd does not come up at all."""
+        try:
+            async with asyncio.timeout(OPENING_LIMIT_SECONDS):
+                await self.wait_until(lambda: self.fleet.phase is not Phase.OPENING)
+        except TimeoutError:
+            tail = read_tail(self.run_dir.log(METRICSD), 1)
+            self.error = PtsupError(
+                f"cannot start: metricsd did not answer within {OPENING_LIMIT_SECONDS:g} s",
+                f"its last words: {tail[-1]}" if tail else "it said nothing",
+            )
+            self.post(KillAll())
+
+    # -- What is written down ----------------------------------------------------------------------
+
+    def _note_changes(self, before: Fleet) -> None:
+        for process in self.fleet.processes:
+            former = before.find(process.name)
+            if process is former:
+                continue
+            self._write_state(process)
+            if former is not None and process.state is not former.state:
+                log.info(render_change(former, process))
+
+    def _write_state(self, process: Process) -> None:
+        member = self.members.get(process.name)
+        state = build_state(
+            process,
+            member.spec if member else None,
+            nonce=self._nonces.get(process.name, ""),
+            identity=self._identities.get(process.name),
+        )
+        try:
+            self.run_dir.write_state(process.name, state)
+        except OSError as error:
+            log.warning("cannot write the state of %s: %s", process.name, error)
+
+    def _write_own_state(self) -> None:
+        self.run_dir.write_state(
+            SUPERVISOR,
+            {
+                "pid": os.getpid(),
+                "identity": kernel.read_identity(os.getpid()),
+                "version": supervisor.__version__,
+                "host": self.config.host,
+                "port": self.config.port,
+                "multiproc_dir": str(self.config.multiproc_dir),
+            },
+        )
+
+    def _clean(self) -> None:
+        """Leave nothing behind: the port, the shards (unless kept), the state."""
+        self.listener.close()
+        if not self.keep_shards:
+            clear_unheld(self.config.multiproc_dir)
+        self.run_dir.clean()
+
+
+def render_change(before: Process, after: Process) -> str:
+    """Say in a line how a process came from one state to another."""
+    line = f"{after.name}: {before.state} -> {after.state}"
+    match after.state:
+        case State.STARTING if after.incarnation > 1:
+            line += f" (incarnation {after.incarnation})"
+        case State.RUNNING:
+            line += f" (pid {after.pid})"
+        case State.STOPPED | State.EXITED | State.BACKOFF | State.FATAL if before.pid is not None:
+            line += f" (exit {render_exit(after.returncode)})"
+        case _:
+            pass
+    return f"{line}: {after.reason}" if after.reason else line

@@ -1,0 +1,58 @@
+"""What processes really do: the only psutil import. It looks and never touches."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psutil
+
+from supervisor.status import ShardFacts
+from telemetry.shards import list_shards
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one process used: CPU time since its start, and memory now."""
+
+    cpu_seconds: float
+    rss_bytes: int
+
+
+def sample_usage(pids: Iterable[int]) -> dict[int, Usage]:
+    """Sample these processes; one that is gone is left out."""
+    found: dict[int, Usage] = {}
+    for pid in pids:
+        try:
+            process = psutil.Process(pid)
+            with process.oneshot():
+                times, memory = process.cpu_times(), process.memory_info()
+        except psutil.Error:
+            continue
+        found[pid] = Usage(times.user + times.system, memory.rss)
+    return found
+
+
+def count_shards(directory: Path) -> ShardFacts:
+    """Count the shards of the living and of the dead, and the bytes they take."""
+    by_pid: Counter[int] = Counter()
+    size = 0
+    for shard in list_shards(directory):
+        try:
+            size += shard.path.stat().st_size
+        except FileNotFoundError:  # its process was marked dead in the meantime
+            continue
+        by_pid[shard.pid] += 1
+    live = sum(count for pid, count in by_pid.items() if psutil.pid_exists(pid))
+    return ShardFacts(
+        directory=str(directory),
+        by_pid=by_pid,
+        live=live,
+        retired=by_pid.total() - live,
+        bytes=size,
+    )

@@ -1,0 +1,156 @@
+"""Asks metricsd over HTTP whether it does its work, and waits for the last scrape.
+
+Each question has its own deadline. It posts events and decides nothing. Plain asyncio
+streams: a probe a second must neither need a thread nor wait for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from supervisor.config import METRICSD
+from supervisor.events import Drained, Event, Ready, Unhealthy
+from supervisor.lifecycle import Process, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger("ptsup")
+
+PROBE_SECONDS: Final = 1.0
+# A hang is believed at the second missed probe.
+MISSED_PROBES: Final = 2
+DRAIN_LIMIT_SECONDS: Final = 20.0
+DRAIN_LOOK_SECONDS: Final = 0.2
+
+_ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
+
+
+@dataclass(slots=True, kw_only=True)
+class Prober:
+    """Watches one metricsd, whichever incarnation of it is up."""
+
+    host: str
+    port: int
+    find_metricsd: Callable[[], Process]
+    post: Callable[[Event], None]
+    drain_seconds: float | None = None  # None: by the interval Prometheus scrapes at
+    drained: str = ""  # how the drain went, in words
+    _health: dict[str, Any] = field(default_factory=dict)
+    _health_at: float = 0.0
+    _missed: int = 0
+    _now: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def last_scrape_age_seconds(self) -> float | None:
+        """How long ago Prometheus last scraped; None when it never has."""
+        age = self._health.get("last_scrape_age_seconds")
+        return None if age is None else round(age + time.monotonic() - self._health_at, 3)
+
+    def __post_init__(self) -> None:
+        """Ask at loopback when metricsd listens on any address."""
+        self.host = find_probe_host(self.host)
+
+    def wake(self) -> None:
+        """Probe now: a new metricsd was spawned."""
+        self._now.set()
+
+    async def run(self) -> None:
+        """Ask a starting metricsd for a scrape, a running one every second for its health."""
+        while True:
+            await self._probe()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PROBE_SECONDS):
+                    await self._now.wait()
+            self._now.clear()
+
+    async def _probe(self) -> None:
+        metricsd = self.find_metricsd()
+        match metricsd.state:
+            case State.STARTING:
+                # The port listens already, so the first scrape waits for metricsd to accept it.
+                if await probe_scrape(self.host, self.port, PROBE_SECONDS):
+                    self._missed = 0
+                    self.post(Ready(METRICSD, metricsd.incarnation))
+            case State.RUNNING:
+                health = await probe_health(self.host, self.port, PROBE_SECONDS)
+                if health is not None and health.get("pid") == metricsd.pid:
+                    self._health, self._health_at, self._missed = health, time.monotonic(), 0
+                    return
+                self._missed += 1
+                if self._missed >= MISSED_PROBES:
+                    self._missed = 0
+                    reason = f"did not answer {MISSED_PROBES} probes in a row"
+                    self.post(Unhealthy(METRICSD, metricsd.incarnation, reason))
+            case _:
+                pass
+
+    async def drain(self) -> None:
+        """Wait for one complete scrape by Prometheus that began after now, then say so."""
+        began = time.monotonic()
+        health = await probe_health(self.host, self.port, PROBE_SECONDS) or {}
+        limit = self._find_drain_limit(health)
+        self.drained = "nothing to wait for: no Prometheus ever scraped"
+        while limit > 0:
+            age, waited = health.get("last_scrape_age_seconds"), time.monotonic() - began
+            if age is not None and age < waited:
+                self.drained = f"Prometheus scraped the last totals after {waited:.1f} s"
+                break
+            if waited >= limit:
+                self.drained = f"no scrape by Prometheus came within {limit:g} s"
+                break
+            await asyncio.sleep(min(DRAIN_LOOK_SECONDS, limit - waited))
+            health = await probe_health(self.host, self.port, PROBE_SECONDS) or {}
+        log.info("drain: %s", self.drained)
+        self.post(Drained())
+
+    def _find_drain_limit(self, health: dict[str, Any]) -> float:
+        if health.get("last_scrape_age_seconds") is None:
+            return 0.0
+        if self.drain_seconds is not None:
+            return self.drain_seconds
+        interval = health.get("scrape_interval_seconds") or DRAIN_LIMIT_SECONDS
+        return float(min(1.5 * interval, DRAIN_LIMIT_SECONDS))
+
+
+def find_probe_host(host: str) -> str:
+    """Find the address to ask at: loopback for "any", never a name that may mean IPv6."""
+    return _ANY_ADDRESS.get(host, host)
+
+
+async def probe_scrape(host: str, port: int, timeout_seconds: float) -> bool:
+    """Whether a scrape answers 200 within the timeout."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            status, _ = await _get(host, port, "/metrics")
+    except (OSError, ValueError, EOFError):
+        return False
+    return status == 200
+
+
+async def probe_health(host: str, port: int, timeout_seconds: float) -> dict[str, Any] | None:
+    """Fetch metricsd's /healthz document; None when it does not come within the timeout."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            status, body = await _get(host, port, "/healthz")
+            document = json.loads(body)
+    except (OSError, ValueError, EOFError):
+        return None
+    return document if status == 200 and isinstance(document, dict) else None
+
+
+async def _get(host: str, port: int, path: str) -> tuple[int, bytes]:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        # HTTP/1.0: the answer ends with the connection, so nothing has to be parsed but this.
+        writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        return int(head.split(None, 2)[1]), await reader.read()
+    finally:
+        writer.close()

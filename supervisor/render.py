@@ -1,0 +1,155 @@
+"""The status document as a person reads it. Pure: a document in, a table out."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.cells import cell_len
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from supervisor.logs import escape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import RenderableType
+
+_STATE_STYLES: Final = {
+    "running": "green",
+    "starting": "cyan",
+    "stopping": "yellow",
+    "killing": "yellow",
+    "backoff": "yellow",
+    "exited": "dim",
+    "stopped": "dim",
+    "fatal": "bold red",
+    "dead": "bold red",
+}
+_COLUMNS: Final = ("SESSION", "STATE", "PID", "UP", "RESTARTS", "EXIT", "CPU", "MEM", "SHARDS")
+_NUMBERS: Final = frozenset({"PID", "UP", "RESTARTS", "CPU", "MEM", "SHARDS"})
+# The first to go where a terminal is too narrow.
+_DISPENSABLE: Final = ("SHARDS", "MEM", "CPU", "RESTARTS", "PID", "UP")
+_GAP: Final = 2
+_COMMAND_WIDTH: Final = 12  # less of it says nothing
+
+
+def render_status(status: Mapping[str, Any], width: int) -> RenderableType:
+    """Render the document for a terminal `width` characters wide."""
+    sessions = status["sessions"]
+    parts: list[RenderableType] = [_render_head(status), ""]
+    parts.append(_render_sessions(sessions, width) if sessions else Text("no sessions"))
+    parts += [
+        Text(f"{session['name']}: {escape(session['reason'])}", style="red")
+        for session in sessions
+        if session.get("reason")
+    ]
+    parts += [
+        Text(
+            f"{found['kind']}: {escape(found['subject'])}: {escape(found['hint'])}", style="yellow"
+        )
+        for found in status["drift"]
+    ]
+    return Group(*parts)
+
+
+def _render_head(status: Mapping[str, Any]) -> RenderableType:
+    supervisor, port = status["supervisor"], status["port"]
+    metricsd, shards = status["metricsd"], status["shards"]
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(
+        "supervisor",
+        _render_state(supervisor["state"]),
+        f"pid {supervisor['pid']}"
+        + (
+            f", up {render_seconds(supervisor['uptime_seconds'])}"
+            if supervisor["uptime_seconds"]
+            else ""
+        ),
+    )
+    scraped = metricsd["last_scrape_age_seconds"]
+    ago = "never scraped" if scraped is None else f"scraped {render_seconds(scraped)} ago"
+    grid.add_row(
+        "metricsd",
+        _render_state(metricsd["state"]),
+        f"pid {metricsd['pid'] or '-'}, {port['host']}:{port['port']}, {ago}"
+        + (f", {metricsd['restarts']} restarts" if metricsd["restarts"] else ""),
+    )
+    counted = f"{shards['live']} live, {shards['retired']} retired"
+    if shards["unreadable"]:
+        counted += f", {shards['unreadable']} unreadable"
+    grid.add_row(
+        "shards", "", f"{counted}, {render_bytes(shards['bytes'])} in {escape(shards['dir'])}"
+    )
+    return grid
+
+
+def _render_sessions(sessions: Sequence[Mapping[str, Any]], width: int) -> Table:
+    """Draw the table, less the columns that do not fit; the command takes what is left over."""
+    rows = [_build_cells(session) for session in sessions]
+    dropped = 0
+    while True:
+        shown = [column for column in _COLUMNS if column not in _DISPENSABLE[:dropped]]
+        widths = {c: max(len(c), *(cell_len(str(row[c])) for row in rows)) for c in shown}
+        left = width - sum(widths.values()) - _GAP * len(shown)
+        if left >= 0 or dropped == len(_DISPENSABLE):
+            break
+        dropped += 1
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for column in shown:
+        justify = "right" if column in _NUMBERS else "left"
+        table.add_column(column, justify=justify, no_wrap=True, width=widths[column])
+    if left >= _COMMAND_WIDTH:
+        table.add_column("COMMAND", no_wrap=True, overflow="ellipsis", width=left)
+    for row, session in zip(rows, sessions, strict=True):
+        command = Text(escape(shlex.join(session["command"])))
+        table.add_row(*(row[column] for column in shown), *[command][: left >= _COMMAND_WIDTH])
+    return table
+
+
+def _build_cells(session: Mapping[str, Any]) -> dict[str, Text]:
+    lives = session["pid"] is not None
+    return {
+        "SESSION": Text(session["name"]),
+        "STATE": _render_state(session["state"]),
+        "PID": Text(str(session["pid"] or "-")),
+        "UP": Text(render_seconds(session["uptime_seconds"])),
+        "RESTARTS": Text(str(session["restarts"])),
+        "EXIT": _render_exit(session["exit"]),
+        "CPU": Text(f"{session['cpu_percent']:.0f}%" if lives else "-"),
+        "MEM": Text(render_bytes(session["rss_bytes"]) if lives else "-"),
+        "SHARDS": Text(str(session["shards"])),
+    }
+
+
+def _render_state(state: str) -> Text:
+    return Text(state, style=_STATE_STYLES.get(state, ""))
+
+
+def _render_exit(word: str | None) -> Text:
+    return Text(word or "-", style="" if word in {None, "0"} else "red")
+
+
+def render_seconds(seconds: float) -> str:
+    """Write a duration with its two largest units: 4.2s, 3m07s, 5h20m, 3d04h."""
+    if seconds < 60:
+        return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}m{rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours}h{minutes:02d}m"
+    days, hours = divmod(hours, 24)
+    return f"{days}d{hours:02d}h"
+
+
+def render_bytes(size: float) -> str:
+    """Write a size with a unit of 1024: 512B, 64K, 21M, 1.5G."""
+    for unit in "BKMGT":
+        if size < 1024 or unit == "T":
+            break
+        size /= 1024
+    return f"{size:.1f}{unit}" if size < 10 and unit not in "BK" else f"{size:.0f}{unit}"

@@ -1,0 +1,155 @@
+"""The run directory: its lock, one state file per process, logs and the socket path.
+
+The lock is a flock on the directory itself, so there is no lock file to go stale. A state
+file is written beside its name and renamed; a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from supervisor.errors import PtsupError, UsageError
+
+# sockaddr_un.sun_path less its final NUL: 108 on Linux, 104 on macOS.
+_SOCKET_PATH_LIMIT: Final = 103
+SUPERVISOR: Final = "supervisor"
+
+
+@dataclass(slots=True)
+class RunDir:
+    """An absolute path and, once taken, the lock on it."""
+
+    path: Path
+    _lock: int | None = None
+
+    # -- Making and locking -----------------------------------------------------------------
+
+    def create(self) -> None:
+        """Make the directory, private to this user; raises UsageError."""
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for directory in (self.path, self.logs, self.states):
+                directory.mkdir(mode=0o700, exist_ok=True)
+                directory.chmod(0o700)
+            if self.path.parent.name == ".ops_local":
+                ignore = self.path.parent / ".gitignore"
+                if not ignore.exists():
+                    ignore.write_text("*\n")
+        except OSError as error:
+            raise UsageError(
+                f"cannot use the run directory {self.path}: {error.strerror}",
+                "choose another with --run-dir or PTSUP_RUN_DIR",
+            ) from None
+
+    def lock(self) -> bool:
+        """Take the lock for as long as this process lives; False when somebody has it."""
+        assert self._lock is None
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True  # nobody can hold what is not there
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        self._lock = descriptor
+        return True
+
+    def unlock(self) -> None:
+        """Give the lock back."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    # -- Places -----------------------------------------------------------------------------
+
+    @property
+    def logs(self) -> Path:
+        """The directory of the log files."""
+        return self.path / "logs"
+
+    @property
+    def states(self) -> Path:
+        """The directory of the state files."""
+        return self.path / "state"
+
+    def log(self, name: str) -> Path:
+        """The log of one process."""
+        return self.logs / f"{name}.log"
+
+    @property
+    def socket(self) -> Path:
+        """The control socket: inside, or where a path is short enough for the OS."""
+        inside = self.path / "control.sock"
+        if len(os.fsencode(inside)) <= _SOCKET_PATH_LIMIT:
+            return inside
+        digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
+        return _short_directory() / f"{digest}.sock"
+
+    def create_socket_directory(self) -> None:
+        """Make the short directory if the socket needs it; refuse one that is not ours."""
+        directory = self.socket.parent
+        if directory == self.path:
+            return
+        directory.mkdir(mode=0o700, exist_ok=True)
+        found = directory.lstat()
+        private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+        if not private or stat.S_IMODE(found.st_mode) & 0o077:
+            raise PtsupError(
+                f"cannot use {directory} for the control socket: not a private directory of ours",
+                "remove it, or choose a shorter --run-dir",
+            )
+
+    # -- State ------------------------------------------------------------------------------
+
+    def write_state(self, name: str, document: dict[str, Any]) -> None:
+        """Replace the state of one process."""
+        path = self.states / f"{name}.json"
+        beside = self.states / f".{name}.tmp"
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(document, file)
+        beside.replace(path)
+
+    def remove_state(self, name: str) -> None:
+        """Forget one process."""
+        (self.states / f"{name}.json").unlink(missing_ok=True)
+
+    def read_states(self) -> dict[str, dict[str, Any]]:
+        """Read what the last supervisor knew, by name; an unreadable file counts as nothing."""
+        found: dict[str, dict[str, Any]] = {}
+        for path in sorted(self.states.glob("[!.]*.json")):
+            try:
+                document = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            if isinstance(document, dict):
+                found[path.stem] = document
+        return found
+
+    def clean(self) -> None:
+        """Leave nothing that says somebody runs here; the logs stay."""
+        for path in self.states.glob("*"):
+            path.unlink(missing_ok=True)
+        for path in self.states.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+        if self.states.is_dir():
+            self.states.rmdir()
+        self.socket.unlink(missing_ok=True)
+        if self.socket.parent != self.path:
+            # Another run directory's socket may be in it, or it was never made.
+            with contextlib.suppress(OSError):
+                self.socket.parent.rmdir()
+
+
+def _short_directory() -> Path:
+    return Path("/tmp") / f"ptsup-{os.getuid()}"  # noqa: S108 - checked to be ours alone

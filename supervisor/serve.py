@@ -1,0 +1,233 @@
+"""Answers the control socket: a request becomes events, its answer waits for the outcome.
+
+Only this user (and root) is answered. A verb may be repeated without harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import supervisor
+from supervisor import kernel
+from supervisor.admission import admit
+from supervisor.config import check_unique, parse_env, parse_seconds, parse_session_document
+from supervisor.control import (
+    LINE_LIMIT_BYTES,
+    Request,
+    parse_request,
+    render_error,
+    render_result,
+)
+from supervisor.errors import PtsupError, UsageError
+from supervisor.events import Restart, Stop, StopAll
+from supervisor.fleet import Phase
+from supervisor.lifecycle import ENDED, Process, State
+from supervisor.observe import count_shards, sample_usage
+from supervisor.status import Facts, build_status
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Coroutine, Iterable
+
+    from supervisor.loop import Loop
+
+REQUEST_LIMIT_SECONDS: Final = 10.0
+
+
+@dataclass(slots=True)
+class Server:
+    """The control socket of one supervisor."""
+
+    loop: Loop
+    _started_at: float = field(default_factory=time.monotonic)
+    _cpu: dict[int, tuple[float, float]] = field(default_factory=dict)
+    _finishing: list[asyncio.StreamWriter] = field(default_factory=list)
+    _server: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        """Listen; a socket file left by a dead supervisor is replaced (we hold the lock)."""
+        run_dir = self.loop.run_dir
+        run_dir.create_socket_directory()
+        run_dir.socket.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(
+            self._serve, run_dir.socket, limit=LINE_LIMIT_BYTES
+        )
+        run_dir.socket.chmod(0o600)
+
+    async def close(self) -> None:
+        """Answer whoever waits for the end, and listen no more."""
+        if self._server is not None:
+            self._server.close()
+        for writer in self._finishing:
+            await _send(writer, render_result({"drain": self.loop.prober.drained}))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection: socket.socket = writer.get_extra_info("socket")
+        try:
+            if kernel.read_peer_uid(connection) not in {os.getuid(), 0}:
+                return
+            async with asyncio.timeout(REQUEST_LIMIT_SECONDS):
+                line = await reader.readline()
+            if not line:
+                return
+            request = parse_request(line)
+            if request.verb == "stop" and not request.parameters.get("names"):
+                self._stop_all(request.parameters)
+                self._finishing.append(writer)
+                return
+            await _send(writer, render_result(await self._answer(request)))
+        except PtsupError as error:
+            await _send(writer, render_error(error))
+        except ValueError:  # a line over the limit
+            await _send(writer, render_error(PtsupError("the request is too long")))
+        except (OSError, TimeoutError):
+            pass
+        finally:
+            if writer not in self._finishing:
+                writer.close()
+
+    async def _answer(self, request: Request) -> dict[str, Any]:
+        verbs: dict[str, Callable[[dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]]] = {
+            "status": self._status,
+            "start": self._start,
+            "stop": self._stop,
+            "restart": self._restart,
+            "wait": self._wait,
+        }
+        if request.verb not in verbs:
+            raise PtsupError(f"no such verb: {ascii(request.verb)[:60]}")
+        return await verbs[request.verb](request.parameters)
+
+    # -- Verbs ------------------------------------------------------------------------------------
+
+    async def _status(self, _parameters: dict[str, Any]) -> dict[str, Any]:
+        """Build the status document; what has to be looked for is looked for in a thread."""
+        loop = self.loop
+        pids = [process.pid for process in loop.fleet.processes if process.pid is not None]
+        shards = await asyncio.to_thread(count_shards, loop.config.multiproc_dir)
+        samples = await asyncio.to_thread(sample_usage, pids)
+        now = time.monotonic()
+        usage = {
+            pid: (self._find_cpu_percent(pid, sample.cpu_seconds, now), sample.rss_bytes)
+            for pid, sample in samples.items()
+        }
+        self._cpu = {pid: (sample.cpu_seconds, now) for pid, sample in samples.items()}
+        facts = Facts(
+            pid=os.getpid(),
+            version=supervisor.__version__,
+            run_dir=str(loop.run_dir.path),
+            started_at=self._started_at,
+            host=loop.config.host,
+            port=loop.config.port,
+            shards=shards,
+            last_scrape_age_seconds=loop.prober.last_scrape_age_seconds,
+            usage=usage,
+        )
+        specs = {name: member.spec for name, member in loop.members.items()}
+        return build_status(loop.fleet, specs, facts, lambda name: str(loop.run_dir.log(name)), now)
+
+    def _find_cpu_percent(self, pid: int, cpu_seconds: float, now: float) -> float:
+        """Percent of a core since the last time anybody asked; 0 the first time."""
+        before_seconds, before = self._cpu.get(pid, (cpu_seconds, now))
+        return 100 * (cpu_seconds - before_seconds) / (now - before) if now > before else 0.0
+
+    async def _start(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Take over new sessions with their caller's environment: gates first, all or none."""
+        loop = self.loop
+        documents = parameters.get("sessions")
+        if not isinstance(documents, list):
+            raise UsageError("a start needs a list of sessions")
+        specs = [parse_session_document(document) for document in documents]
+        inherited = parse_env(parameters.get("environ", {}), "the environment")
+        if loop.fleet.phase not in {Phase.OPENING, Phase.SERVING}:
+            raise PtsupError("cannot start: the supervisor is stopping", "wait for it, then start")
+        ended = {p.name for p in loop.fleet.sessions.values() if p.state in ENDED}
+        for spec in specs:
+            if spec.name in loop.fleet.sessions and spec.name not in ended:
+                raise UsageError(
+                    f"cannot start {spec.name}: a session of that name is running",
+                    "choose another name, or stop that one first",
+                )
+        living = [loop.members[name].spec for name in loop.fleet.sessions.keys() - ended]
+        check_unique([*living, *specs])
+        loop.add([admit(spec, inherited, loop.config.multiproc_dir) for spec in specs])
+        names = [spec.name for spec in specs]
+        await loop.wait_until(lambda: all(p.incarnation > 0 for p in self._find(names)))
+        return {"sessions": [_describe(process) for process in self._find(names)]}
+
+    def _stop_all(self, parameters: dict[str, Any]) -> None:
+        if parameters.get("keep_shards") is True:
+            self.loop.keep_shards = True
+        if (drain := parameters.get("drain_seconds")) is not None:
+            self.loop.prober.drain_seconds = parse_seconds(drain, "--drain")
+        self.loop.post(StopAll(_read_timeout(parameters)))
+
+    async def _stop(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Stop these sessions; answered after their reap."""
+        timeout_seconds = _read_timeout(parameters)
+        for name in self._read_names(parameters):
+            self.loop.post(Stop(name, timeout_seconds))
+        return await self._wait(parameters)
+
+    async def _restart(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Restart these sessions; answered when each runs anew, or cannot."""
+        names = self._read_names(parameters)
+        former = {process.name: process.incarnation for process in self._find(names)}
+        for name in names:
+            self.loop.post(Restart(name))
+        await self.loop.wait_until(
+            lambda: all(
+                p.incarnation > former[p.name] and p.state is not State.STARTING
+                for p in self._find(names)
+            )
+        )
+        return {"sessions": [_describe(process) for process in self._find(names)]}
+
+    async def _wait(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Wait until these sessions have ended, however they do."""
+        names = self._read_names(parameters)
+        await self.loop.wait_until(lambda: all(p.state in ENDED for p in self._find(names)))
+        return {"sessions": [_describe(process) for process in self._find(names)]}
+
+    def _find(self, names: Iterable[str]) -> list[Process]:
+        sessions = self.loop.fleet.sessions
+        return [sessions[name] for name in names if name in sessions]
+
+    def _read_names(self, parameters: dict[str, Any]) -> list[str]:
+        names, known = parameters.get("names"), self.loop.fleet.sessions
+        if not isinstance(names, list) or not names:
+            raise UsageError("no session was named")
+        for name in names:
+            if not isinstance(name, str) or name not in known:
+                raise UsageError(
+                    f"no such session: {ascii(name)[:60]}",
+                    f"there are: {', '.join(known)}" if known else "there is none",
+                )
+        return names
+
+
+def _describe(process: Process) -> dict[str, Any]:
+    return {
+        "name": process.name,
+        "state": str(process.state),
+        "pid": process.pid,
+        "incarnation": process.incarnation,
+        "returncode": process.returncode,
+        "reason": process.reason,
+    }
+
+
+def _read_timeout(parameters: dict[str, Any]) -> float | None:
+    seconds = parameters.get("timeout_seconds")
+    return None if seconds is None else parse_seconds(seconds, "--timeout")
+
+
+async def _send(writer: asyncio.StreamWriter, line: bytes) -> None:
+    with contextlib.suppress(OSError):
+        writer.write(line)
+        await writer.drain()

@@ -1,0 +1,238 @@
+"""What `ptsup status` says, as one document: from the fleet, or from what a dead one left.
+
+Pure. The keys are a contract with scripts (schema ptsup.status/1); keys may be added.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from supervisor.fleet import Phase
+from supervisor.lifecycle import Process, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from supervisor.config import SessionSpec
+    from supervisor.fleet import Fleet
+
+SCHEMA: Final = "ptsup.status/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardFacts:
+    """What lies in the shard directory. `by_pid` counts the flat shards of each pid."""
+
+    directory: str
+    by_pid: Mapping[int, int] = field(default_factory=dict)
+    live: int = 0
+    retired: int = 0
+    unreadable: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the supervisor knows besides its fleet. Usage is (percent of a core, bytes)."""
+
+    pid: int
+    version: str
+    run_dir: str
+    started_at: float
+    host: str
+    port: int
+    shards: ShardFacts
+    last_scrape_age_seconds: float | None = None
+    usage: Mapping[int, tuple[float, int]] = field(default_factory=dict)
+
+
+def build_status(
+    fleet: Fleet,
+    specs: Mapping[str, SessionSpec],
+    facts: Facts,
+    log: Callable[[str], str],
+    now: float,
+) -> dict[str, Any]:
+    """Build the document of a living supervisor; `now` is monotonic, as in the fleet."""
+    stopping = fleet.phase not in {Phase.OPENING, Phase.SERVING}
+    return {
+        "schema": SCHEMA,
+        "supervisor": {
+            "pid": facts.pid,
+            "state": "stopping" if stopping else "running",
+            "uptime_seconds": round(now - facts.started_at, 3),
+            "version": facts.version,
+            "run_dir": facts.run_dir,
+        },
+        "port": {"host": facts.host, "port": facts.port, "holder_pid": facts.pid},
+        "metricsd": {
+            "state": str(fleet.metricsd.state),
+            "pid": fleet.metricsd.pid,
+            "restarts": fleet.metricsd.restarts,
+            "last_scrape_age_seconds": facts.last_scrape_age_seconds,
+            "log": log(fleet.metricsd.name),
+        },
+        "shards": _build_shards(facts.shards),
+        "sessions": [
+            _build_session(process, specs[name], facts, log(name), now)
+            for name, process in fleet.sessions.items()
+        ],
+        "exporters": [],
+        "drift": [],
+    }
+
+
+def _build_session(
+    process: Process, spec: SessionSpec, facts: Facts, log: str, now: float
+) -> dict[str, Any]:
+    pid = process.pid or -1
+    cpu_percent, rss_bytes = facts.usage.get(pid, (0.0, 0))
+    uptime = 0.0
+    if process.started_at is not None:
+        uptime = (process.ended_at or now) - process.started_at
+    return {
+        "name": process.name,
+        "state": str(process.state),
+        "target": str(process.target),
+        "pid": process.pid,
+        "incarnation": process.incarnation,
+        "restarts": process.restarts,
+        "returncode": process.returncode,
+        "exit": find_exit(process),
+        "uptime_seconds": round(uptime, 3),
+        "command": list(spec.command),
+        "shards": facts.shards.by_pid.get(pid, 0),
+        "log": log,
+        "cpu_percent": round(cpu_percent, 1),
+        "rss_bytes": rss_bytes,
+        "reason": process.reason,
+    }
+
+
+def find_exit(process: Process) -> str | None:
+    """Say in a word how the last incarnation ended; None while it runs or before the first."""
+    if process.pid is not None and not process.dead:
+        return None
+    if process.started_at is None:  # it could not be spawned, or never was
+        return None
+    return render_exit(process.returncode)
+
+
+def render_exit(returncode: int | None) -> str:
+    """Write an exit status as a word: 0, 1, SIGKILL, unknown."""
+    if returncode is None:
+        return "unknown"
+    if returncode >= 0:
+        return str(returncode)
+    try:
+        return signal.Signals(-returncode).name
+    except ValueError:  # a real-time signal has no name of its own
+        return f"SIG{-returncode}"
+
+
+def _build_shards(shards: ShardFacts) -> dict[str, Any]:
+    return {
+        "dir": shards.directory,
+        "live": shards.live,
+        "retired": shards.retired,
+        "unreadable": shards.unreadable,
+        "bytes": shards.bytes,
+    }
+
+
+# -- State files: what a supervisor leaves for the next one -------------------------------------
+
+
+def build_state(
+    process: Process, spec: SessionSpec | None, *, nonce: str, identity: str | None
+) -> dict[str, Any]:
+    """Build the record of one process; no variable of its environment is in it."""
+    return {
+        "name": process.name,
+        "state": str(process.state),
+        "target": str(process.target),
+        "pid": process.pid,
+        "identity": identity,
+        "incarnation": process.incarnation,
+        "nonce": nonce,
+        "returncode": process.returncode,
+        "command": list(spec.command) if spec else [],
+        "cwd": str(spec.cwd) if spec else "",
+    }
+
+
+def build_dead_status(
+    states: Mapping[str, dict[str, Any]],
+    living: frozenset[str],
+    *,
+    run_dir: str,
+    shards: ShardFacts,
+    log: Callable[[str], str],
+) -> dict[str, Any]:
+    """Build the document of a supervisor that died; `living` names the orphans."""
+    supervisor = states.get("supervisor", {})
+    metricsd = states.get("metricsd", {})
+    return {
+        "schema": SCHEMA,
+        "supervisor": {
+            "pid": supervisor.get("pid"),
+            "state": "dead",
+            "uptime_seconds": 0.0,
+            "version": supervisor.get("version"),
+            "run_dir": run_dir,
+        },
+        "port": {
+            "host": supervisor.get("host"),
+            "port": supervisor.get("port"),
+            "holder_pid": metricsd.get("pid") if "metricsd" in living else None,
+        },
+        "metricsd": {
+            "state": "running" if "metricsd" in living else "exited",
+            "pid": metricsd.get("pid") if "metricsd" in living else None,
+            "restarts": max(0, metricsd.get("incarnation", 1) - 1),
+            "last_scrape_age_seconds": None,
+            "log": log("metricsd"),
+        },
+        "shards": _build_shards(shards),
+        "sessions": [
+            _build_dead_session(name, state, shards, log(name), lives=name in living)
+            for name, state in states.items()
+            if name not in {"supervisor", "metricsd"}
+        ],
+        "exporters": [],
+        "drift": [],
+    }
+
+
+def _build_dead_session(
+    name: str,
+    state: Mapping[str, Any],
+    shards: ShardFacts,
+    log: str,
+    *,
+    lives: bool,
+) -> dict[str, Any]:
+    recorded, returncode = state.get("state"), state.get("returncode")
+    # Whatever it was doing when its supervisor died, it has ended since, nobody saw how.
+    ended = recorded in {State.STOPPED, State.EXITED, State.FATAL}
+    gone = str(recorded) if ended else str(State.EXITED)
+    pid = state.get("pid") if lives else None
+    return {
+        "name": name,
+        "state": str(State.RUNNING) if lives else gone,
+        "target": state.get("target"),
+        "pid": pid,
+        "incarnation": state.get("incarnation"),
+        "restarts": max(0, state.get("incarnation", 1) - 1),
+        "returncode": None if lives else returncode,
+        "exit": None if lives else render_exit(returncode),
+        "uptime_seconds": 0.0,
+        "command": state.get("command", []),
+        "shards": shards.by_pid.get(pid or -1, 0),
+        "log": log,
+        "cpu_percent": 0.0,
+        "rss_bytes": 0,
+        "reason": "",
+    }
