@@ -122,8 +122,9 @@ def parse_command(value: object, where: str) -> tuple[str, ...]:
         try:
             words = shlex.split(value)
         except ValueError as error:
+            # The command itself may hold a secret (`env NAME=VALUE …`); it is never shown.
             raise UsageError(
-                f"{where}: cannot split {_show(value)}: {error}", "close the quotation"
+                f"{where}: cannot split the command: {error}", "close the quotation"
             ) from None
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise UsageError(f"{where}: the command is neither a string nor a list of strings")
@@ -136,7 +137,8 @@ def parse_command(value: object, where: str) -> tuple[str, ...]:
 
 def parse_seconds(value: object, where: str) -> float:
     """Check a duration: a number of seconds, 0 or more."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf"):
+    # The bound keeps out infinity, and integers that no float can hold.
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e300:
         return float(value)
     raise UsageError(f"{where}: {_show(value)} is not a number of seconds, 0 or more")
 
@@ -148,6 +150,13 @@ def parse_restart(value: object, where: str) -> RestartWhen:
     except ValueError:
         choices = ", ".join(RestartWhen)
         raise UsageError(f"{where}: {_show(value)} is not one of {choices}") from None
+
+
+def parse_text(value: object, where: str) -> str:
+    """Check a path or an address: a string that the operating system can take."""
+    if isinstance(value, str) and "\0" not in value:
+        return value
+    raise UsageError(f"{where}: {_show(value)} is not a text", "put it in quotes")
 
 
 def parse_env(value: object, where: str) -> dict[str, str]:
@@ -201,15 +210,14 @@ def build_command_session(
 def find_script_stem(command: Sequence[str]) -> str:
     """Name a command after its script: `python examples/paper.py --x` is `paper`.
 
-    `python -m shop.paper` is `paper`; anything else goes by its program.
+    `python -m shop.paper` and `./paper.sh` are `paper`; anything else goes by its program.
     """
-    program, *arguments = command
-    stem = PurePath(program).name
-    for position, word in enumerate(arguments):
-        if word == "-m" and position + 1 < len(arguments):
-            stem = arguments[position + 1].rpartition(".")[2]
+    stem = PurePath(command[0]).stem
+    for word, following in zip(command, (*command[1:], ""), strict=True):
+        if word == "-m" and following:
+            stem = following.rpartition(".")[2]
             break
-        if word.endswith(".py"):
+        if word.endswith((".py", ".sh")):
             stem = PurePath(word).stem
             break
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", stem).lstrip("_.-")[:60]
@@ -217,9 +225,10 @@ def find_script_stem(command: Sequence[str]) -> str:
 
 
 def find_free_name(stem: str, taken: frozenset[str]) -> str:
-    """Make a name unique: paper, then paper-2, paper-3."""
+    """Make a name unique, upper case aside: paper, then paper-2, paper-3."""
+    taken = RESERVED_NAMES.union(other.lower() for other in taken)
     name, number = stem, 1
-    while name in taken or name.lower() in RESERVED_NAMES:
+    while name.lower() in taken:
         number += 1
         name = f"{stem}-{number}"
     return name
@@ -245,25 +254,30 @@ def parse_toml(text: str, path: Path) -> FileConfig:
     """Read the text of `path` (absolute: relative directories in it start at its folder)."""
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path}: {error}", "see docs/config.md for the format") from None
+    except (ValueError, RecursionError) as error:  # a syntax error; or too long, too deep
+        raise UsageError(
+            _render_toml_error(str(error), text, path), "see docs/config.md for the format"
+        ) from None
     reader = _TomlReader(text, path)
     reader.check_keys(document, _TOP_KEYS, ())
     sessions = document.get("session", {})
     if not isinstance(sessions, dict):
         raise UsageError(f"{reader.locate(('session',))}: not a table", "write [session.NAME]")
-    host = document.get("host")
-    if host is not None and not isinstance(host, str):
-        raise UsageError(f"{reader.locate(('host',))}: {_show(host)} is not an address")
-    multiproc_dir = document.get("multiproc_dir")
-    if multiproc_dir is not None and not isinstance(multiproc_dir, str):
-        raise UsageError(f"{reader.locate(('multiproc_dir',))}: not a path in quotes")
+    multiproc_dir = parse_text(document.get("multiproc_dir", ""), reader.locate(("multiproc_dir",)))
     return FileConfig(
-        host=host,
+        host=parse_text(document["host"], reader.locate(("host",))) if "host" in document else None,
         port=parse_port(document["port"], reader.locate(("port",))) if "port" in document else None,
         multiproc_dir=path.parent / multiproc_dir if multiproc_dir else None,
         sessions=tuple(reader.read_session(name, table) for name, table in sessions.items()),
     )
+
+
+def _render_toml_error(message: str, text: str, path: Path) -> str:
+    """Put the place of a syntax error where a person (and an editor) looks for it."""
+    what, _, place = message.partition(" (at ")
+    found = re.match(r"line (\d+)", place)
+    line = int(found[1]) if found else max(1, len(text.splitlines()))
+    return f"{path}:{line}: {what}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +288,9 @@ class _TomlReader:
     path: Path
 
     def locate(self, keys: tuple[str, ...]) -> str:
-        line = self._find_line(keys)
+        """Say where a key stands; one in an inline table stands where its table does."""
+        parts = (keys[:length] for length in range(len(keys), 0, -1))
+        line = next(filter(None, map(self._find_line, parts)), None)
         place = f"{self.path}:{line}" if line else str(self.path)
         return f"{place}: {'.'.join(keys)}"
 
@@ -304,9 +320,7 @@ class _TomlReader:
             where = self.locate((*keys, "stop_timeout_seconds"))
             seconds = parse_seconds(table["stop_timeout_seconds"], where)
             policy = replace(policy, stop_timeout_seconds=seconds)
-        cwd = table.get("cwd", ".")
-        if not isinstance(cwd, str):
-            raise UsageError(f"{self.locate((*keys, 'cwd'))}: not a path in quotes")
+        cwd = parse_text(table.get("cwd", "."), self.locate((*keys, "cwd")))
         return SessionSpec(
             name=name,
             command=parse_command(table["command"], self.locate((*keys, "command"))),
@@ -319,15 +333,15 @@ class _TomlReader:
         """Find the line a key was written on; tables may be headed or dotted."""
         *table, last = keys
         header = ".".join(table)
-        inside: str | None = ""
+        inside = ""
         for number, line in enumerate(self.text.splitlines(), 1):
             stripped = line.strip()
             if stripped.startswith("["):
-                inside = stripped.strip("[]").replace('"', "").replace(" ", "")
+                inside = re.sub(r"[\s\"']", "", stripped.lstrip("[").partition("]")[0])
                 if inside == ".".join(keys) or inside.startswith(".".join(keys) + "."):
                     return number
                 continue
-            written = stripped.partition("=")[0].strip().replace('"', "")
+            written = re.sub(r"[\s\"']", "", stripped.partition("=")[0])
             full = f"{inside}.{written}" if inside else written
             if full == ".".join(keys) or (inside == header and written == last):
                 return number
@@ -380,13 +394,13 @@ def build_config(flags: Flags, file: FileConfig, fallback: Fallback, cwd: Path) 
 
 def check_unique(sessions: Sequence[SessionSpec]) -> None:
     """Refuse two sessions of one name (case aside: a file system may fold it)."""
-    seen: dict[str, str] = {}
+    seen: set[str] = set()
     for session in sessions:
-        first = seen.setdefault(session.name.lower(), session.name)
-        if seen and first is not session.name:
+        if session.name.lower() in seen:
             raise UsageError(
                 f"two sessions are named {session.name!r}", "names are unique, upper case aside"
             )
+        seen.add(session.name.lower())
 
 
 def parse_session_document(document: object) -> SessionSpec:

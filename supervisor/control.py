@@ -59,8 +59,11 @@ def parse_response(line: bytes) -> dict[str, Any]:
         return result
     if not isinstance(error, dict):
         raise PtsupError("the supervisor's answer is neither a result nor an error")
+    code = error.get("exit_code")
     raise build_error(
-        error.get("exit_code", 1), str(error.get("message", "")), str(error.get("hint", ""))
+        code if isinstance(code, int) else PtsupError.exit_code,
+        str(error.get("message", "")),
+        str(error.get("hint", "")),
     )
 
 

@@ -191,7 +191,7 @@ class MarkDead:
 
 @dataclass(frozen=True, slots=True)
 class Reap:
-    """Give the zombie's pid back; answered by Reaped."""
+    """Give the zombie's pid back; answered by Reaped before anything else is decided."""
 
     name: str
     incarnation: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from supervisor.config import METRICSD, METRICSD_POLICY, SessionSpec
 from supervisor.events import (
@@ -22,6 +22,7 @@ from supervisor.events import (
     Kill,
     KillAll,
     ProcessEvent,
+    Restart,
     Start,
     Stop,
     StopAll,
@@ -43,6 +44,9 @@ class Phase(StrEnum):
     ENDING = "ending"  # metricsd goes down
     ENDED = "ended"
 
+
+# From CLOSING on nobody is taken in and nobody is started any more.
+_OPEN: Final = frozenset({Phase.OPENING, Phase.SERVING})
 
 Step: TypeAlias = tuple["Fleet", tuple[Action, ...]]
 
@@ -105,7 +109,9 @@ def build_fleet(sessions: Iterable[SessionSpec], *, exit_when_done: bool) -> Fle
 def _take(fleet: Fleet, event: Event, now: float) -> Step:
     match event:
         case Add(sessions):
-            return _add(fleet, sessions), ()
+            return (_add(fleet, sessions) if fleet.phase in _OPEN else fleet), ()
+        case Start() | Restart():
+            return _want_up(fleet, event, now)
         case StopAll(timeout_seconds):
             return _close(fleet, [Stop(name, timeout_seconds) for name in fleet.sessions], now)
         case KillAll():
@@ -117,6 +123,17 @@ def _take(fleet: Fleet, event: Event, now: float) -> Step:
             return _route_each(fleet, [DeadlinePassed(p.name) for p in late], now)
         case _:
             return _route(fleet, event, now)
+
+
+def _want_up(fleet: Fleet, event: Start | Restart, now: float) -> Step:
+    """Have one up: a session as soon as metricsd answers; nobody once all go down."""
+    process = fleet.find(event.name)
+    if process is None or fleet.phase not in _OPEN:
+        return fleet, ()
+    if fleet.phase is Phase.OPENING and event.name != METRICSD:
+        waiting = replace(process, target=Target.UP)
+        return replace(fleet, sessions={**fleet.sessions, event.name: waiting}), ()
+    return _route(fleet, event, now)
 
 
 def _route(fleet: Fleet, event: ProcessEvent, now: float) -> Step:
@@ -140,10 +157,12 @@ def _route_each(fleet: Fleet, events: Sequence[ProcessEvent], now: float) -> Ste
 
 
 def _add(fleet: Fleet, sessions: Iterable[SessionSpec]) -> Fleet:
-    """Take in new sessions; one that has ended gives its name to a new one."""
+    """Take in new sessions; one that has ended gives its name to a new one, no other does."""
+    living = {p.name for p in fleet.sessions.values() if p.state not in ENDED or _waits(p)}
     added = {
         spec.name: Process(name=spec.name, policy=spec.policy, target=Target.UP)
         for spec in sessions
+        if spec.name not in living
     }
     kept = {name: p for name, p in fleet.sessions.items() if name not in added}
     return replace(fleet, sessions={**kept, **added})
@@ -175,7 +194,7 @@ def _close(fleet: Fleet, wishes: Sequence[Stop | Kill], now: float) -> Step:
     if fleet.phase in {Phase.DRAINING, Phase.ENDING} and fleet.hurried:
         return _end(fleet, now)
     fleet, actions = _route_each(fleet, wishes, now)
-    if fleet.phase in {Phase.OPENING, Phase.SERVING}:
+    if fleet.phase in _OPEN:
         fleet = replace(fleet, phase=Phase.CLOSING)
     return fleet, actions
 

@@ -242,20 +242,27 @@ class _Gate:
         return None
 
     def find_in_command(self, command: Sequence[str]) -> Refusal | None:
-        """Judge the words of a command, then those inside a word that is a text itself."""
-        if refusal := self._find_in_words(command, Where.ARGUMENTS):
-            return refusal
+        """Judge the words of a command, then those inside a word that is a text itself.
+
+        A text for a shell is no word: LIVE=0 is off in `sh -c 'LIVE=0 python x.py'`, but
+        not in `env 'LIVE=0 python x.py'`.
+        """
+        words: list[str] = []
+        texts: list[tuple[str, Where]] = []
         letters: set[str] = set()
         where = Where.TEXT
         for word in command:
             if _hands_over_text(word, letters):
                 where = Where.SHELL
-            if _TEXT.search(word):
-                for words in _read_text(word):
-                    if refusal := self._find_in_words(words, where):
-                        return refusal
+            is_text = _TEXT.search(word) is not None
+            if is_text:
+                texts.append((word, where))
+            words.append("" if is_text and where is Where.SHELL else word)
             letters |= _find_text_letters(word)
-        return None
+        if refusal := self._find_in_words(words, Where.ARGUMENTS):
+            return refusal
+        readings = ((reading, where) for text, where in texts for reading in _read_text(text))
+        return next(filter(None, (self._find_in_words(*reading) for reading in readings)), None)
 
     def _find_in_words(self, words: Sequence[str], where: Where) -> Refusal | None:
         previous = "-"
@@ -329,8 +336,8 @@ def _parse_settings(word: str, following: str) -> Iterator[_Setting]:
         is_option = bare != segment
         shown = segment if place == 0 else ""
         if place < last:
-            # More to come makes the value another one: "0=" is not off.
-            value = segments[place + 1] + ("=" if place + 1 < last else "")
+            # A value that goes on after a "=" is neither off nor a mode.
+            value = segments[place + 1] if place + 1 == last else "="
             yield _Setting(segment, shown, value, is_option=is_option)
             if len(segment) - len(bare) == 1:
                 yield _Setting(bare[1:], "", value)
@@ -371,7 +378,7 @@ def _read_text(text: str) -> Iterator[list[str]]:
 
 def _split_text(text: str) -> list[str]:
     # As fish and csh say it: set -x NAME VALUE, setenv NAME VALUE.
-    text = re.sub(r"\b(?:setenv|set[ \t]+-\w*x\w*)[ \t]+([\w.-]+)[ \t]+", r" \1=", text)
+    text = re.sub(r"\b(?:setenv|set[ \t]+-\w+)[ \t]+([\w.-]+)[ \t]+", r" \1=", text)
     return [_unquote(word) for word in text.translate(_SHELL_SIGNS).split(" ") if word]
 
 

@@ -89,6 +89,7 @@ class Process:
     ending: Ending | None = None
     deadline: float | None = None
     started_at: float | None = None
+    ready_at: float | None = None  # since when it has been running
     ended_at: float | None = None
     failures: int = 0  # in a row, each before a stable period had passed
     returncode: int | None = None
@@ -147,6 +148,7 @@ def _spawn(process: Process, now: float) -> Decision:
         ending=None,
         deadline=deadline,
         started_at=None,
+        ready_at=None,
         ended_at=None,
         returncode=None,
         reason="",
@@ -162,17 +164,19 @@ def _retry(process: Process, _event: DeadlinePassed, now: float) -> Decision:
     return _spawn(process, now)
 
 
-def _keep_up(process: Process, _event: Start, _now: float) -> Decision:
-    return replace(process, target=Target.UP), ()
-
-
 def _note_spawned(process: Process, event: Spawned, now: float) -> Decision:
-    state = State.STARTING if process.policy.start_timeout_seconds else State.RUNNING
-    return replace(process, state=state, pid=event.pid, started_at=now), ()
+    after = replace(process, pid=event.pid, started_at=now)
+    if process.policy.start_timeout_seconds:
+        return after, ()
+    return _run(after, now)
 
 
-def _note_ready(process: Process, _event: Ready, _now: float) -> Decision:
-    return replace(process, state=State.RUNNING, deadline=None), ()
+def _note_ready(process: Process, _event: Ready, now: float) -> Decision:
+    return _run(process, now)
+
+
+def _run(process: Process, now: float) -> Decision:
+    return replace(process, state=State.RUNNING, deadline=None, ready_at=now), ()
 
 
 # -- Down -------------------------------------------------------------------------------------
@@ -312,11 +316,7 @@ def _wants_restart(process: Process, returncode: int | None) -> bool:
 def _back_off(process: Process, now: float) -> Decision:
     """Restart at once after a stable period, else after a growing delay, else give up."""
     policy = process.policy
-    if process.started_at is not None and process.ended_at is not None:
-        stable = process.ended_at - process.started_at >= policy.stable_seconds
-    else:
-        stable = False
-    if stable:
+    if _was_stable(process):
         return _spawn(replace(process, failures=0), now)
     failures = process.failures + 1
     failed = replace(process, failures=failures)
@@ -327,6 +327,13 @@ def _back_off(process: Process, now: float) -> Decision:
         return replace(failed, state=State.FATAL, reason=reason), ()
     deadline = now + find_backoff_seconds(failed)
     return replace(failed, state=State.BACKOFF, deadline=deadline), ()
+
+
+def _was_stable(process: Process) -> bool:
+    # One that lived long without ever being ready was not stable, only slow to be killed.
+    if process.ready_at is None or process.ended_at is None:
+        return False
+    return process.ended_at - process.ready_at >= process.policy.stable_seconds
 
 
 def find_backoff_seconds(process: Process) -> float:
@@ -387,7 +394,6 @@ _NOTHING_LIVES: Final[Mapping[type[ProcessEvent], Transition]] = {
 TRANSITIONS: Final[Mapping[State, Mapping[type[ProcessEvent], Transition]]] = {
     State.STOPPED: _NOTHING_LIVES,
     State.STARTING: {
-        Start: Transition(_keep_up, ()),
         Stop: Transition(_stop, (State.STOPPING,)),
         Restart: Transition(_restart, (State.STOPPING,)),
         Kill: Transition(_kill_asked, (State.KILLING,)),
@@ -398,7 +404,6 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[ProcessEvent], Transition]]] = {
         DeadlinePassed: Transition(_kill_unready, (State.KILLING,)),
     },
     State.RUNNING: {
-        Start: Transition(_keep_up, ()),
         Stop: Transition(_stop, (State.STOPPING,)),
         Restart: Transition(_restart, (State.STOPPING,)),
         Kill: Transition(_kill_asked, (State.KILLING,)),

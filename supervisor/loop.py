@@ -129,7 +129,7 @@ class Loop:
             raise self.error
 
     def post(self, event: Event) -> None:
-        """Hand in an event from anywhere on the loop's thread."""
+        """Hand in an event to be taken at the next turn."""
         self._inbox.append(event)
         self._wakeup.set()
 
@@ -175,6 +175,11 @@ class Loop:
             timeout = min(timeout, self.fleet.deadline - time.monotonic())
         return max(0.0, timeout)
 
+    def take(self, event: Event) -> None:
+        """Take an event at once: when this returns, what could be done about it is done."""
+        self._take(event)
+        self._wakeup.set()  # the loop may be waiting for a deadline that is no longer the first
+
     def _take(self, event: Event) -> None:
         """Let the fleet decide on an event, and on what its actions feed back."""
         events = deque([event])
@@ -212,7 +217,7 @@ class Loop:
         """Take in sessions that were admitted."""
         sessions = tuple(sessions)
         self.members.update({member.spec.name: member for member in sessions})
-        self.post(Add(tuple(member.spec for member in sessions)))
+        self.take(Add(tuple(member.spec for member in sessions)))
 
     def _spawn(self, name: str, incarnation: int) -> Spawned | SpawnFailed:
         nonce = self._nonces[name] = secrets.token_hex(8)

@@ -15,7 +15,7 @@ from supervisor.logs import escape
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rich.console import RenderableType
+    from rich.console import JustifyMethod, RenderableType
 
 _STATE_STYLES: Final = {
     "running": "green",
@@ -28,12 +28,22 @@ _STATE_STYLES: Final = {
     "fatal": "bold red",
     "dead": "bold red",
 }
-_COLUMNS: Final = ("SESSION", "STATE", "PID", "UP", "RESTARTS", "EXIT", "CPU", "MEM", "SHARDS")
-_NUMBERS: Final = frozenset({"PID", "UP", "RESTARTS", "CPU", "MEM", "SHARDS"})
+_COLUMNS: Final[Mapping[str, JustifyMethod]] = {
+    "SESSION": "left",
+    "STATE": "left",
+    "PID": "right",
+    "UP": "right",
+    "RESTARTS": "right",
+    "EXIT": "left",
+    "CPU": "right",
+    "MEM": "right",
+    "SHARDS": "right",
+}
 # The first to go where a terminal is too narrow.
 _DISPENSABLE: Final = ("SHARDS", "MEM", "CPU", "RESTARTS", "PID", "UP")
 _GAP: Final = 2
 _COMMAND_WIDTH: Final = 12  # less of it says nothing
+_NAME_WIDTH: Final = 12
 
 
 def render_status(status: Mapping[str, Any], width: int) -> RenderableType:
@@ -89,23 +99,23 @@ def _render_head(status: Mapping[str, Any]) -> RenderableType:
 def _render_sessions(sessions: Sequence[Mapping[str, Any]], width: int) -> Table:
     """Draw the table, less the columns that do not fit; the command takes what is left over."""
     rows = [_build_cells(session) for session in sessions]
-    dropped = 0
-    while True:
-        shown = [column for column in _COLUMNS if column not in _DISPENSABLE[:dropped]]
-        widths = {c: max(len(c), *(cell_len(str(row[c])) for row in rows)) for c in shown}
-        left = width - sum(widths.values()) - _GAP * len(shown)
-        if left >= 0 or dropped == len(_DISPENSABLE):
+    widths = {c: max(len(c), *(cell_len(row[c].plain) for row in rows)) for c in _COLUMNS}
+    widths["SESSION"] = min(widths["SESSION"], max(_NAME_WIDTH, width // 3))
+    for column in _DISPENSABLE:
+        if sum(widths.values()) + _GAP * len(widths) <= width:
             break
-        dropped += 1
+        del widths[column]
+    left = width - sum(widths.values()) - _GAP * len(widths)
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    for column in shown:
-        justify = "right" if column in _NUMBERS else "left"
-        table.add_column(column, justify=justify, no_wrap=True, width=widths[column])
+    for column, column_width in widths.items():
+        table.add_column(column, justify=_COLUMNS[column], width=column_width, no_wrap=True)
     if left >= _COMMAND_WIDTH:
-        table.add_column("COMMAND", no_wrap=True, overflow="ellipsis", width=left)
+        table.add_column("COMMAND", width=left, no_wrap=True)
     for row, session in zip(rows, sessions, strict=True):
-        command = Text(escape(shlex.join(session["command"])))
-        table.add_row(*(row[column] for column in shown), *[command][: left >= _COMMAND_WIDTH])
+        cells = [row[column] for column in widths]
+        if left >= _COMMAND_WIDTH:
+            cells.append(Text(escape(shlex.join(session["command"]))))
+        table.add_row(*cells)
     return table
 
 

@@ -165,13 +165,13 @@ class Server:
             self.loop.keep_shards = True
         if (drain := parameters.get("drain_seconds")) is not None:
             self.loop.prober.drain_seconds = parse_seconds(drain, "--drain")
-        self.loop.post(StopAll(_read_timeout(parameters)))
+        self.loop.take(StopAll(_read_timeout(parameters)))
 
     async def _stop(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Stop these sessions; answered after their reap."""
         timeout_seconds = _read_timeout(parameters)
         for name in self._read_names(parameters):
-            self.loop.post(Stop(name, timeout_seconds))
+            self.loop.take(Stop(name, timeout_seconds))
         return await self._wait(parameters)
 
     async def _restart(self, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +179,7 @@ class Server:
         names = self._read_names(parameters)
         former = {process.name: process.incarnation for process in self._find(names)}
         for name in names:
-            self.loop.post(Restart(name))
+            self.loop.take(Restart(name))
         await self.loop.wait_until(
             lambda: all(
                 p.incarnation > former[p.name] and p.state is not State.STARTING

@@ -91,7 +91,7 @@ def _build_session(
     cpu_percent, rss_bytes = facts.usage.get(pid, (0.0, 0))
     uptime = 0.0
     if process.started_at is not None:
-        uptime = (process.ended_at or now) - process.started_at
+        uptime = (now if process.ended_at is None else process.ended_at) - process.started_at
     return {
         "name": process.name,
         "state": str(process.state),
@@ -219,6 +219,7 @@ def _build_dead_session(
     ended = recorded in {State.STOPPED, State.EXITED, State.FATAL}
     gone = str(recorded) if ended else str(State.EXITED)
     pid = state.get("pid") if lives else None
+    never_spawned = not state.get("incarnation")
     return {
         "name": name,
         "state": str(State.RUNNING) if lives else gone,
@@ -227,7 +228,7 @@ def _build_dead_session(
         "incarnation": state.get("incarnation"),
         "restarts": max(0, state.get("incarnation", 1) - 1),
         "returncode": None if lives else returncode,
-        "exit": None if lives else render_exit(returncode),
+        "exit": None if lives or never_spawned else render_exit(returncode),
         "uptime_seconds": 0.0,
         "command": state.get("command", []),
         "shards": shards.by_pid.get(pid or -1, 0),

@@ -1,0 +1,28 @@
+"""Skips what the machine lacks, visibly; where nothing may be lacking, it fails instead."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+INSTALL = {"needs_prometheus": (("prometheus", "promtool"), "apt-get install prometheus")}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, (programs, line) in INSTALL.items():
+        if item.get_closest_marker(marker) is None or all(map(shutil.which, programs)):
+            continue
+        message = f"needs {' and '.join(programs)}: {line}"
+        if os.environ.get("PTSUP_TESTS_REQUIRE_ALL"):
+            pytest.fail(message, pytrace=False)
+        pytest.skip(message)
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave nothing in the environment that would change what ptsup does."""
+    for name in list(os.environ):
+        if name.upper().startswith(("PEAKTRADE_", "PEAK_TRADE_", "PROMETHEUS_", "PTSUP_RUN")):
+            monkeypatch.delenv(name)

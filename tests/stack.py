@@ -1,0 +1,194 @@
+"""A ptsup stack of one test: its own working directory, port and installed `ptsup`."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+from waiting import wait_for
+
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = ROOT / "examples" / "shadow_session.py"
+BIN = Path(sys.executable).parent
+SHADOW = f"{sys.executable} {EXAMPLE}"
+
+Series = tuple[str, tuple[tuple[str, str], ...]]
+
+_ports = count(20000 + (os.getpid() * 37) % 10000)
+
+
+def find_free_port() -> int:
+    """Find a port below the range the kernel takes for outgoing connections."""
+    for number in _ports:
+        port = 20000 + number % 10000
+        with socket.socket() as probe:
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port")
+
+
+def build_environment(**more: str) -> dict[str, str]:
+    """Build a plain environment: nothing of ours, and nothing of the tests' own."""
+    kept = {"PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TERM"}
+    plain = {name: value for name, value in os.environ.items() if name in kept}
+    return {**plain, "PATH": f"{BIN}{os.pathsep}{plain['PATH']}", **more}
+
+
+@dataclass
+class Stack:
+    """Runs the installed `ptsup` in a directory, and ends whatever it left."""
+
+    cwd: Path
+    port: int = field(default_factory=find_free_port)
+    env: dict[str, str] = field(default_factory=build_environment)
+
+    def run(
+        self, *arguments: str, code: int | None = 0, timeout: float = 60, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a ptsup command to its end and check its exit code."""
+        done = subprocess.run(
+            [str(BIN / "ptsup"), *arguments],
+            cwd=self.cwd,
+            env={**self.env, **env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        assert code is None or done.returncode == code, (done.returncode, done.stdout, done.stderr)
+        return done
+
+    def start(self, *arguments: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+        """Start detached on this stack's port."""
+        return self.run("start", "-d", "--port", str(self.port), *arguments, code=code, **env)
+
+    def popen(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+        """Start a ptsup command that stays in the foreground."""
+        return subprocess.Popen(
+            [str(BIN / "ptsup"), *arguments],
+            cwd=self.cwd,
+            env={**self.env, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def status(self, *, code: int = 0) -> dict[str, Any]:
+        """Read the status document."""
+        document: dict[str, Any] = json.loads(self.run("status", "--json", code=code).stdout)
+        return document
+
+    def session(self, name: str) -> dict[str, Any]:
+        """Read one session of the status document."""
+        return next(s for s in self.status()["sessions"] if s["name"] == name)
+
+    def wait_for_state(self, name: str, *states: str, timeout: float = 15) -> dict[str, Any]:
+        """Wait until a session is in one of these states."""
+        found: dict[str, Any] = {}
+
+        def arrived() -> bool:
+            found.clear()
+            found.update(self.session(name))
+            return found["state"] in states
+
+        wait_for(arrived, timeout_seconds=timeout, what=f"{name} to be {' or '.join(states)}")
+        return found
+
+    def scrape(self, path: str = "/metrics") -> str:
+        """Fetch the page."""
+        url = f"http://127.0.0.1:{self.port}{path}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            body: bytes = answer.read()
+        return body.decode()
+
+    def samples(self) -> dict[Series, float]:
+        """Scrape, and read every sample of the page."""
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(self.scrape())
+            for sample in family.samples
+        }
+
+    def counters(self) -> dict[Series, float]:
+        """Scrape, and read our counters."""
+        return {
+            series: value
+            for series, value in self.samples().items()
+            if series[0].startswith("peaktrade_") and series[0].endswith("_total")
+        }
+
+    @property
+    def run_dir(self) -> Path:
+        return self.cwd / ".ops_local" / "ptsup"
+
+    @property
+    def multiproc_dir(self) -> Path:
+        return self.cwd / ".ops_local" / "prom_multiproc"
+
+    @property
+    def shards(self) -> list[str]:
+        return sorted(path.name for path in self.multiproc_dir.glob("*.db"))
+
+    def processes(self) -> list[psutil.Process]:
+        """Find every living process that was started under this working directory."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                mine = process.environ().get("PTSUP_SPAWN") or "ptsup" in process.name()
+                if mine and process.cwd().startswith(str(self.cwd)) and process.is_running():
+                    if process.status() != psutil.STATUS_ZOMBIE:
+                        found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def assert_nothing_left(self) -> None:
+        """Hold what `stop` promises: no process, socket, shard or state; the port free."""
+        assert not self.processes()
+        assert not self.shards
+        left = [str(path) for path in self.run_dir.rglob("*") if path.parent.name != "logs"]
+        assert left in ([], [str(self.run_dir / "logs")]), left
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("0.0.0.0", self.port))
+        self.run("status", code=3)
+
+    def close(self) -> None:
+        """End the stack, by pid where it does not end itself."""
+        self.run("stop", "--timeout", "2", code=None)
+        for process in self.processes():
+            process.kill()
+
+
+def read_ledgers(*paths: Path) -> Counter[Series]:
+    """Add up what ledgers say was counted, per series."""
+    total: Counter[Series] = Counter()
+    for path in paths:
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            total[entry["metric"], tuple(sorted(entry["labels"].items()))] += entry["n"]
+    return total
+
+
+def drop_zeros(counters: dict[Series, float]) -> dict[Series, float]:
+    """Leave out the series that only say that they exist."""
+    return {series: value for series, value in counters.items() if value}
