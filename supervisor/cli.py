@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import sys
-import threading
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -28,13 +30,19 @@ from supervisor.config import (
     build_config,
     parse_toml,
 )
+from supervisor.control import Request
 from supervisor.errors import NothingRunsError, PtsupError, SupervisorDeadError, UsageError
-from supervisor.rundir import RunDir
+from supervisor.rundir import SUPERVISOR, RunDir
+from supervisor.scrape_config import DEFAULT_HOST as DEFAULT_SCRAPE_HOST
+from supervisor.scrape_config import render_scrape_config
+from supervisor.status import find_stopping, render_stopping
 from telemetry.mode import parse_multiproc_dir, parse_port
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
+    from supervisor.launch import Launch
     from supervisor.loop import Loop
 
 # Rooms that only one command needs are imported by that command: `status` is asked often,
@@ -43,6 +51,8 @@ if TYPE_CHECKING:
 
 # How long an ended supervisor may take to be gone from the process table.
 GONE_LIMIT_SECONDS: Final = 10.0
+# How often a countdown asks the supervisor anew.
+FOOTER_SECONDS: Final = 1.0
 
 
 def main() -> NoReturn:
@@ -187,7 +197,9 @@ def start(
         exit_when_done=exit_when_done,
     )
     if detach:
-        return _say_started(launch.run_detached(prepared))
+        report = launch.run_detached(prepared)
+        click.echo(f"ptsup: {_render_started(report)}")
+        return _say_sessions(report["sessions"])
     return _run_in_foreground(prepared)
 
 
@@ -211,13 +223,10 @@ def _read_config(file: str | None, flags: Flags) -> Config:
     return build_config(flags, found, fallback, cwd)
 
 
-def _say_started(report: dict[str, Any]) -> int:
+def _render_started(report: dict[str, Any]) -> str:
     host = f"[{report['host']}]" if ":" in report["host"] else report["host"]
-    click.echo(
-        f"ptsup: metricsd answers on http://{host}:{report['port']}/metrics "
-        f"(pid {report['metricsd_pid']})"
-    )
-    return _say_sessions(report["sessions"])
+    url = f"http://{host}:{report['port']}/metrics"
+    return f"metricsd answers on {url} (pid {report['metricsd_pid']})"
 
 
 def _say_sessions(sessions: list[dict[str, Any]]) -> int:
@@ -231,38 +240,38 @@ def _say_sessions(sessions: list[dict[str, Any]]) -> int:
     return 1 if failed else 0
 
 
-def _run_in_foreground(prepared: Any) -> int:
+def _run_in_foreground(prepared: Launch) -> int:
     from supervisor import launch
     from supervisor.follow import Follow
 
-    run_dir: RunDir = prepared.run_dir
     names = [member.spec.name for member in prepared.sessions]
     loops: list[Loop] = []
-    follow = Follow(lambda: loops[0].fleet.sessions if loops else names, run_dir.log)
+    follow = Follow(
+        find_names=lambda: loops[0].fleet.sessions if loops else names,
+        find_log=prepared.run_dir.log,
+        find_footer=lambda: render_stopping(loops[0].find_stopping()) if loops else "",
+    )
     follow.begin(names)
-    thread = threading.Thread(target=follow.run, daemon=True)
-    thread.start()
-    logging.basicConfig(level=logging.INFO, format="ptsup: %(message)s", stream=sys.stderr)
+    # Said by the follower, not from here: a terminal on hold must not hold up the supervisor.
+    handler = logging.Handler()
+    handler.emit = lambda record: follow.say(record.getMessage())  # type: ignore[method-assign]
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
 
     def report(loop: Loop) -> None:
         loops.append(loop)
-        _say_started(launch.build_report(loop))
+        follow.say(_render_started(launch.build_report(loop)))
 
-    try:
+    with follow.beside():
         return launch.run(prepared, report)
-    finally:
-        follow.ended.set()
-        thread.join(timeout=1)
 
 
 def _hand_over(config: Config, flags: Flags, run_dir: RunDir, *, detach: bool) -> int:
     """Give the sessions to the supervisor that runs here; follow only them."""
     from supervisor import client
-    from supervisor.control import Request
     from supervisor.errors import PortHeldError
 
     connection = client.connect(run_dir)
-    own = run_dir.read_states().get("supervisor", {})
+    own = run_dir.read_states().get(SUPERVISOR, {})
     if connection is None:
         raise SupervisorDeadError(
             f"cannot start: the supervisor (pid {own.get('pid')}) does not answer",
@@ -297,25 +306,45 @@ def _hand_over(config: Config, flags: Flags, run_dir: RunDir, *, detach: bool) -
 
 
 def _follow_handed_over(run_dir: RunDir, names: list[str]) -> int:
+    """Show the output of these until they have ended; Ctrl-C (or TERM) stops only them."""
     from supervisor.follow import Follow
 
-    follow = Follow(lambda: names, run_dir.log)
-    thread = threading.Thread(target=follow.run, daemon=True)
-    thread.start()
-    timeout: float | None = None
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    while True:
-        try:
-            if timeout is None:
-                _wait_until_ended(run_dir, names)
-            else:
-                _stop_names(run_dir, names, timeout if timeout >= 0 else None)
-            break
-        except KeyboardInterrupt:
-            timeout = -1.0 if timeout is None else 0.0
-    follow.ended.set()
-    thread.join(timeout=1)
-    return 0
+    wishes = [
+        Request("wait", {"names": names}),
+        Request("stop", {"names": names}),
+        Request("stop", {"names": names, "timeout_seconds": 0}),
+    ]
+    follow = Follow(lambda: names, run_dir.log, _Stopping(run_dir).render)
+    with follow.beside():
+        for wish in wishes:
+            with contextlib.suppress(KeyboardInterrupt):
+                sessions = _ask(run_dir, wish)["sessions"]
+                break
+        else:
+            raise PtsupError("interrupted")
+    return _say_sessions(sessions)
+
+
+@dataclass(slots=True)
+class _Stopping:
+    """The footer of a client: asks the supervisor now and then who is still stopping."""
+
+    run_dir: RunDir
+    document: dict[str, Any] = field(default_factory=lambda: {"sessions": []})
+    asked_at: float = -math.inf
+
+    def render(self) -> str:
+        from supervisor import client
+
+        now = time.monotonic()
+        if now - self.asked_at >= FOOTER_SECONDS:
+            self.asked_at = now
+            connection = client.connect(self.run_dir)
+            with contextlib.suppress(PtsupError):
+                if connection is not None:
+                    self.document = client.ask(connection, Request("status"))
+        return render_stopping(find_stopping(self.document, now - self.asked_at))
 
 
 # -- stop, restart -----------------------------------------------------------------------------
@@ -354,10 +383,8 @@ def stop(
     if names:
         return _stop_names(run_dir, list(names), timeout)
     from supervisor import client
-    from supervisor.control import Request
 
-    connection = client.connect(run_dir)
-    states = run_dir.read_states()
+    connection, own = client.connect(run_dir), run_dir.read_states().get(SUPERVISOR, {})
     if connection is None:
         from supervisor.orphans import stop_orphans
 
@@ -365,26 +392,28 @@ def stop(
             click.echo(f"ptsup: {line}")
         return 0
     parameters = {"timeout_seconds": timeout, "drain_seconds": drain, "keep_shards": keep_shards}
-    result = client.ask(connection, Request("stop", parameters), None)
-    own = states.get("supervisor", {})
+    result = _stop_with_countdown(run_dir, connection, Request("stop", parameters))
     if not client.wait_until_gone(own.get("pid", -1), own.get("identity"), GONE_LIMIT_SECONDS):
-        raise PtsupError(f"the supervisor (pid {own['pid']}) did not end", "see `ptsup logs`")
+        raise PtsupError(f"the supervisor (pid {own['pid']}) did not end", "see `ptsup status`")
     click.echo(f"ptsup: stopped; drain: {result['drain'] or 'not needed'}")
     return 0
 
 
 def _stop_names(run_dir: RunDir, names: list[str], timeout: float | None) -> int:
-    from supervisor.control import Request
-
     request = Request("stop", {"names": names, "timeout_seconds": timeout})
-    return _say_sessions(_ask(run_dir, request)["sessions"])
+    result = _stop_with_countdown(run_dir, _connect(run_dir), request)
+    return _say_sessions(result["sessions"])
 
 
-def _wait_until_ended(run_dir: RunDir, names: list[str]) -> None:
-    from supervisor.control import Request
+def _stop_with_countdown(
+    run_dir: RunDir, connection: socket.socket, request: Request
+) -> dict[str, Any]:
+    from supervisor import client
+    from supervisor.follow import Follow
 
-    with contextlib.suppress(SupervisorDeadError, NothingRunsError):
-        _ask(run_dir, Request("wait", {"names": names}))
+    # Nobody's output is shown, only the footer: who is still stopping.
+    with Follow(tuple, run_dir.log, _Stopping(run_dir).render).beside():
+        return client.ask(connection, request, None)
 
 
 @cli.command(epilog="\b\nexamples:\n  ptsup restart paper")
@@ -392,18 +421,22 @@ def _wait_until_ended(run_dir: RunDir, names: list[str]) -> None:
 @run_dir_option
 def restart(names: tuple[str, ...], run_dir: RunDir) -> int:
     """Stop sessions and start them again."""
-    from supervisor.control import Request
-
     return _say_sessions(_ask(run_dir, Request("restart", {"names": list(names)}))["sessions"])
 
 
-def _ask(run_dir: RunDir, request: Any) -> dict[str, Any]:
+def _ask(run_dir: RunDir, request: Request) -> dict[str, Any]:
     """Ask a supervisor that has to be there; the answer may take as long as it takes."""
+    from supervisor import client
+
+    return client.ask(_connect(run_dir), request, None)
+
+
+def _connect(run_dir: RunDir) -> socket.socket:
     from supervisor import client
 
     connection = client.connect(run_dir)
     if connection is not None:
-        return client.ask(connection, request, None)
+        return connection
     if run_dir.read_states():
         raise SupervisorDeadError(
             f"the supervisor of {run_dir.path} is dead",
@@ -453,7 +486,6 @@ def status(names: tuple[str, ...], as_json: bool, watch: bool, run_dir: RunDir) 
 
 def _read_status(run_dir: RunDir, wanted: frozenset[str]) -> tuple[dict[str, Any], int]:
     from supervisor import client
-    from supervisor.control import Request
 
     connection = client.connect(run_dir)
     if connection is not None:
@@ -483,8 +515,6 @@ def _print_table(document: dict[str, Any]) -> None:
 
 
 def _watch(read: Callable[[], tuple[dict[str, Any], int]]) -> int:
-    import time
-
     from rich.console import Console
     from rich.live import Live
 
@@ -524,7 +554,6 @@ examples:
 def logs(names: tuple[str, ...], follow: bool, lines: int, run_dir: RunDir) -> int:
     """Show the output of sessions; `metricsd` and `supervisor` have logs too."""
     from supervisor.follow import Follow
-    from supervisor.logs import read_tail
 
     known = sorted(path.stem for path in run_dir.logs.glob("*.log"))
     if missing := [name for name in names if name not in known]:
@@ -532,15 +561,38 @@ def logs(names: tuple[str, ...], follow: bool, lines: int, run_dir: RunDir) -> i
             f"no log of {missing[0]!r} in {run_dir.logs}",
             f"there are: {', '.join(known)}" if known else "",
         )
-    chosen = list(names) or [n for n in known if n not in {METRICSD, "supervisor"}] or known
+    chosen = list(names) or [n for n in known if n not in {METRICSD, SUPERVISOR}] or known
     following = Follow(lambda: chosen, run_dir.log)
-    following.begin(chosen)
-    for name in chosen:
-        for line in read_tail(run_dir.log(name), lines):
-            click.echo(f"{name} | {line}")
+    following.begin(chosen, lines)
     if follow:
         with contextlib.suppress(KeyboardInterrupt):
             following.run()
+    return 0
+
+
+# -- scrape-config ---------------------------------------------------------------------------------
+
+
+@cli.command(
+    "scrape-config",
+    epilog="""\b
+examples:
+  ptsup scrape-config                        for a Prometheus in a container
+  ptsup scrape-config --host 127.0.0.1       for one on this machine""",
+)
+@click.option(
+    "--host",
+    metavar="ADDR",
+    default=DEFAULT_SCRAPE_HOST,
+    show_default=True,
+    help="What Prometheus calls this machine.",
+)
+@run_dir_option
+def scrape_config(host: str, run_dir: RunDir) -> int:
+    """Print what Prometheus needs to know: the scrape_configs section of its file."""
+    own = run_dir.read_states().get(SUPERVISOR)
+    port = own["port"] if own else _read_config(None, Flags()).port
+    click.echo(render_scrape_config(host, port), nl=False)
     return 0
 
 

@@ -1,24 +1,30 @@
 """Shows the sessions' output as it comes, each line behind the name of its session.
 
-It only reads log files, so it may be slow, blocked or closed without a session noticing.
+It only reads log files, so it may be slow, blocked or closed without a session noticing. On a
+terminal a footer stands below the lines: one writer for both, so neither tears the other.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import queue
+import sys
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from supervisor.logs import Follower
+from supervisor.logs import Follower, read_tail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 LOOK_SECONDS: Final = 0.2
 _COLOURS: Final = ("cyan", "yellow", "green", "magenta", "blue", "bright_cyan", "bright_yellow")
+_CLEAR_LINE: Final = "\r\x1b[K"
 
 
 @dataclass(slots=True)
@@ -27,30 +33,70 @@ class Follow:
 
     find_names: Callable[[], Iterable[str]]
     find_log: Callable[[str], Path]
+    find_footer: Callable[[], str] = lambda: ""
     ended: threading.Event = field(default_factory=threading.Event)
+    _said: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
     _followers: dict[str, Follower] = field(default_factory=dict)
+    _footer: str = ""
 
-    def begin(self, names: Iterable[str]) -> None:
-        """Leave out what the logs of these hold already."""
+    def begin(self, names: Iterable[str], lines: int = 0) -> None:
+        """Show the last lines these logs hold already, and leave out the rest."""
         for name in names:
             follower = self._followers[name] = Follower(self.find_log(name))
             follower.seek_end()
+        for name in self._followers if lines else ():
+            for line in read_tail(self.find_log(name), lines):
+                self._show(name, line)
+
+    def say(self, line: str) -> None:
+        """Have a line of ptsup's own printed; never waits for the terminal."""
+        self._said.put(line)
 
     def run(self) -> None:
         """Print what comes until `ended` is set, and then what is left."""
         try:
             while not self.ended.wait(LOOK_SECONDS):
-                self._print(last=False)
-            self._print(last=True)
+                self._look(last=False)
+            self._look(last=True)
         except OSError:
             pass  # nobody reads our output any more; the sessions go on
 
-    def _print(self, *, last: bool) -> None:
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[None]:
+        """Follow in a thread of its own while the caller does something else."""
+        thread = threading.Thread(target=self.run, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self.ended.set()
+            thread.join(timeout=2)  # a blocked terminal may keep it; it dies with us
+
+    def _look(self, *, last: bool) -> None:
+        while not self._said.empty():
+            self._clear_footer()
+            click.echo(f"ptsup: {self._said.get()}", err=True)
         for name in tuple(self.find_names()):
             if name not in self._followers:
                 self._followers[name] = Follower(self.find_log(name))
-        width = max(map(len, self._followers), default=0)
-        for number, (name, follower) in enumerate(self._followers.items()):
-            prefix = click.style(f"{name:<{width}} |", fg=_COLOURS[number % len(_COLOURS)])
+        for name, follower in self._followers.items():
             for line in follower.read_lines(last=last):
-                click.echo(f"{prefix} {line}")
+                self._show(name, line)
+        if sys.stdout.isatty():
+            footer = "" if last else self.find_footer()
+            if footer != self._footer:
+                self._clear_footer()
+                click.secho(footer, fg="yellow", nl=False)
+                self._footer = footer
+
+    def _show(self, name: str, line: str) -> None:
+        self._clear_footer()
+        names = list(self._followers)
+        width, number = max(map(len, names)), names.index(name)
+        prefix = click.style(f"{name:<{width}} |", fg=_COLOURS[number % len(_COLOURS)])
+        click.echo(f"{prefix} {line}", color=False if os.environ.get("NO_COLOR") else None)
+
+    def _clear_footer(self) -> None:
+        if self._footer:
+            click.echo(_CLEAR_LINE, nl=False)
+            self._footer = ""

@@ -12,7 +12,6 @@ import unicodedata
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Final, assert_never
 
 if TYPE_CHECKING:
@@ -51,12 +50,17 @@ PLAIN_SWITCHES: Final = (
     "BOUNDED_PILOT_MODE",
     "CONFIRM_LIVE",
     "ENABLE_LIVE",
+    "EXECUTE_LIVE",
+    "FORCE_LIVE",
     "GO_LIVE",
+    "IS_LIVE",
+    "LIVE_EXECUTION",
     "LIVE_MODE_ARMED",
     "LIVE_TRADE",
     "LIVE_TRADING",
     "LIVE_TRADING_ENABLED",
     "REAL_MONEY",
+    "RUN_LIVE",
     "TRADE_LIVE",
 )
 
@@ -66,16 +70,31 @@ MODE_NAMES: Final = (
     "MODE",
     "RUN_MODE",
     "SESSION_MODE",
+    "TRADE_MODE",
     "TRADING",
     "TRADING_MODE",
     "TRADING_ENVIRONMENT",
+    "EXEC_MODE",
     "EXECUTION",
     "EXECUTION_MODE",
     "ENV",
     "ENV_NAME",
     "ENVIRONMENT",
+    "RUNTIME",
+    "PROFILE",
+    "ACCOUNT",
+    "ACCOUNT_TYPE",
 )
-LIVE_VALUES: Final = ("live", "live_trading", "live_trade", "trade_live", "bounded_pilot")
+LIVE_VALUES: Final = (
+    "live",
+    "live_armed",
+    "live_trade",
+    "live_trading",
+    "trade_live",
+    "bounded_pilot",
+    "real",
+    "real_money",
+)
 
 CREDENTIALS: Final = ("*_API_KEY", "*_API_SECRET")
 
@@ -265,16 +284,13 @@ class _Gate:
         return next(filter(None, (self._find_in_words(*reading) for reading in readings)), None)
 
     def _find_in_words(self, words: Sequence[str], where: Where) -> Refusal | None:
-        previous = "-"
-        for word, following in zip_longest(words, words[1:], fillvalue=""):
+        for place, word in enumerate(words):
+            following = words[place + 1] if place + 1 < len(words) else ""
             for setting in _parse_settings(word, following):
                 if refusal := self._judge(setting, where):
                     return refusal
-            # In prose, and as the value of an option nobody knows (`--feed live`), it is a word.
-            is_value = previous.startswith("-") and previous != "--"
-            if word in _SUBCOMMANDS and where is not Where.TEXT and not is_value:
+            if word in _SUBCOMMANDS and where is not Where.TEXT and _is_program(words[:place]):
                 return Refusal(word, where)
-            previous = word
         return None
 
     def _judge(self, setting: _Setting, where: Where) -> Refusal | None:
@@ -315,6 +331,15 @@ def _is_live_choice(value: str, where: Where) -> bool:
     if where is Where.SHELL and "$" in value:
         return True
     return any(_squash(part) in _LIVE_VALUES for part in re.split(r"[,;:|+/]", value))
+
+
+def _is_program(words: Sequence[str]) -> bool:
+    """Tell whether the last of these words is a program, so that a subcommand may follow it.
+
+    Only a word that looks like one is: `cd live` and `--tags new live` are no subcommands.
+    """
+    last = words[-1] if words else ""
+    return len(words) == 1 or "/" in last or last.endswith(".py") or "-m" in words[-2:-1]
 
 
 def _render_subject(setting: _Setting, found: str) -> str:
@@ -377,6 +402,8 @@ def _read_text(text: str) -> Iterator[list[str]]:
 
 
 def _split_text(text: str) -> list[str]:
+    # As JSON says it: "NAME": VALUE.
+    text = re.sub(r"""["']([\w.-]+)["']\s*:\s*([^\s,{}\[\]]*)""", r" \1=\2 ", text)
     # As fish and csh say it: set -x NAME VALUE, setenv NAME VALUE.
     text = re.sub(r"\b(?:setenv|set[ \t]+-\w+)[ \t]+([\w.-]+)[ \t]+", r" \1=", text)
     return [_unquote(word) for word in text.translate(_SHELL_SIGNS).split(" ") if word]

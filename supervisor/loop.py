@@ -49,7 +49,7 @@ from supervisor.lifecycle import Process, State
 from supervisor.logs import read_tail
 from supervisor.probe import Prober
 from supervisor.rundir import SUPERVISOR, RunDir
-from supervisor.status import build_state, render_exit
+from supervisor.status import build_state, find_exit
 from telemetry.claim import mark_dead
 from telemetry.clearing import clear_unheld
 
@@ -317,6 +317,15 @@ class Loop:
             process.incarnation > 0 for process in self.fleet.sessions.values()
         )
 
+    def find_stopping(self) -> list[tuple[str, float]]:
+        """Find who is stopping, and the seconds each has left before KILL."""
+        now = time.monotonic()
+        return [
+            (process.name, process.deadline - now)
+            for process in self.fleet.sessions.values()
+            if process.state is State.STOPPING and process.deadline is not None
+        ]
+
     async def _open(self) -> None:
         """Give up when metricsd does not come up at all."""
         try:
@@ -338,8 +347,8 @@ class Loop:
             if process is former:
                 continue
             self._write_state(process)
-            if former is not None and process.state is not former.state:
-                log.info(render_change(former, process))
+            if former is not None and process.state not in {former.state, State.STARTING}:
+                log.info(render_change(process))
 
     def _write_state(self, process: Process) -> None:
         member = self.members.get(process.name)
@@ -375,16 +384,16 @@ class Loop:
         self.run_dir.clean()
 
 
-def render_change(before: Process, after: Process) -> str:
-    """Say in a line how a process came from one state to another."""
-    line = f"{after.name}: {before.state} -> {after.state}"
-    match after.state:
-        case State.STARTING if after.incarnation > 1:
-            line += f" (incarnation {after.incarnation})"
+def render_change(process: Process) -> str:
+    """Say in a line what a process has become."""
+    line = f"{process.name}: {process.state}"
+    match process.state:
         case State.RUNNING:
-            line += f" (pid {after.pid})"
-        case State.STOPPED | State.EXITED | State.BACKOFF | State.FATAL if before.pid is not None:
-            line += f" (exit {render_exit(after.returncode)})"
+            again = f", incarnation {process.incarnation}" if process.restarts else ""
+            line += f" (pid {process.pid}{again})"
+        case State.STOPPED | State.EXITED | State.BACKOFF | State.FATAL:
+            if (word := find_exit(process)) is not None:
+                line += f" (exit {word})"
         case _:
             pass
-    return f"{line}: {after.reason}" if after.reason else line
+    return f"{line}: {process.reason}" if process.reason else line

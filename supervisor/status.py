@@ -13,12 +13,13 @@ from supervisor.fleet import Phase
 from supervisor.lifecycle import Process, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from supervisor.config import SessionSpec
     from supervisor.fleet import Fleet
 
 SCHEMA: Final = "ptsup.status/1"
+_SHOWN_STOPPING: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,7 @@ def _build_session(
         "returncode": process.returncode,
         "exit": find_exit(process),
         "uptime_seconds": round(uptime, 3),
+        "deadline_seconds": None if process.deadline is None else round(process.deadline - now, 3),
         "command": list(spec.command),
         "shards": facts.shards.by_pid.get(pid, 0),
         "log": log,
@@ -140,6 +142,25 @@ def _build_shards(shards: ShardFacts) -> dict[str, Any]:
         "unreadable": shards.unreadable,
         "bytes": shards.bytes,
     }
+
+
+def render_stopping(left: Sequence[tuple[str, float]]) -> str:
+    """Say in a line who is still stopping, and how many seconds each has before KILL."""
+    if not left:
+        return ""
+    shown = [f"{name} ({max(0, seconds):.0f} s)" for name, seconds in left[:_SHOWN_STOPPING]]
+    if len(left) > len(shown):
+        shown.append(f"{len(left) - len(shown)} more")
+    return f"stopping, KILL in: {', '.join(shown)}"
+
+
+def find_stopping(status: Mapping[str, Any], now_after_seconds: float) -> list[tuple[str, float]]:
+    """Find who is stopping in a document that was read `now_after_seconds` ago."""
+    return [
+        (session["name"], session["deadline_seconds"] - now_after_seconds)
+        for session in status["sessions"]
+        if session["state"] == State.STOPPING and session["deadline_seconds"] is not None
+    ]
 
 
 # -- State files: what a supervisor leaves for the next one -------------------------------------
@@ -230,6 +251,7 @@ def _build_dead_session(
         "returncode": None if lives else returncode,
         "exit": None if lives or never_spawned else render_exit(returncode),
         "uptime_seconds": 0.0,
+        "deadline_seconds": None,
         "command": state.get("command", []),
         "shards": shards.by_pid.get(pid or -1, 0),
         "log": log,
