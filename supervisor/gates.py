@@ -49,8 +49,11 @@ PLAIN_SWITCHES: Final = (
     "BOUNDED_PILOT",
     "BOUNDED_PILOT_MODE",
     "CONFIRM_LIVE",
+    "ENABLE_EXECUTION",
     "ENABLE_LIVE",
+    "ENABLE_TRADING",
     "EXECUTE_LIVE",
+    "EXECUTION_ENABLED",
     "FORCE_LIVE",
     "GO_LIVE",
     "IS_LIVE",
@@ -58,10 +61,12 @@ PLAIN_SWITCHES: Final = (
     "LIVE_MODE_ARMED",
     "LIVE_TRADE",
     "LIVE_TRADING",
+    "LIVE_TRADING_ENABLE",
     "LIVE_TRADING_ENABLED",
     "REAL_MONEY",
     "RUN_LIVE",
     "TRADE_LIVE",
+    "TRADING_ENABLED",
 )
 
 # Names whose value chooses: `--mode paper` is fine, `--mode live` is not.
@@ -143,7 +148,10 @@ class Refusal:
             case Where.CONFIGURED:
                 remedy = f"take {self.subject} out of the session's env in the config"
             case Where.ARGUMENTS | Where.SHELL | Where.TEXT:
-                remedy = f"leave {self.subject} out, or rename it if it means something else"
+                remedy = (
+                    f"leave {self.subject} out, write a plain off or paper value,"
+                    " or rename it if it means something else"
+                )
             case _:
                 assert_never(self.where)
         match self.reason:
@@ -169,7 +177,7 @@ def find_refusal(
     `inherited` is the environment the session would get, `configured` what its config sets;
     an off value in one does not excuse an on value in the other. Credentials forbid when they
     are configured or given as arguments; inherited ones are for `strip_credentials`.
-    `denied` adds names or patterns (`PREFIX*`) to the list.
+    `denied` adds to the list names or patterns (`PREFIX*`) that the config has checked.
     """
     gate = _Gate(_VARIABLES.extended(denied), _OPTIONS.extended(denied))
     return (
@@ -289,7 +297,7 @@ class _Gate:
             for setting in _parse_settings(word, following):
                 if refusal := self._judge(setting, where):
                     return refusal
-            if word in _SUBCOMMANDS and where is not Where.TEXT and _is_program(words[:place]):
+            if word in _SUBCOMMANDS and _follows_program(words, place, where):
                 return Refusal(word, where)
         return None
 
@@ -301,7 +309,7 @@ class _Gate:
             return None
         if found := switches.find(name):
             return Refusal(_render_subject(setting, found), where)
-        if (found := modes.find(name)) and _is_live_choice(setting.choice, where):
+        if (found := modes.find(name)) and _is_live_choice(found, setting.choice, where):
             return Refusal(_render_subject(setting, found), where)
         if (found := _CREDENTIALS.find(name)) and setting.is_given:
             return Refusal(_render_subject(setting, found), where, Reason.CREDENTIAL)
@@ -326,20 +334,25 @@ def _is_false_like(value: str) -> bool:
     return value.strip(" \t\r\n").lower() in FALSE_LIKE
 
 
-def _is_live_choice(value: str, where: Where) -> bool:
+def _is_live_choice(name: str, value: str, where: Where) -> bool:
     """Tell whether a mode is a live one, or one that only a shell's expansion will tell."""
-    if where is Where.SHELL and "$" in value:
+    if where is Where.SHELL and name.endswith("MODE") and "$" in value:
         return True
     return any(_squash(part) in _LIVE_VALUES for part in re.split(r"[,;:|+/]", value))
 
 
-def _is_program(words: Sequence[str]) -> bool:
-    """Tell whether the last of these words is a program, so that a subcommand may follow it.
+def _follows_program(words: Sequence[str], place: int, where: Where) -> bool:
+    """Tell whether the word before `place` is a program, so that a subcommand may follow it.
 
-    Only a word that looks like one is: `cd live` and `--tags new live` are no subcommands.
+    Only a word that looks like one is: `cd live` and `--tags new live` are no subcommands, nor
+    is anything in prose.
     """
-    last = words[-1] if words else ""
-    return len(words) == 1 or "/" in last or last.endswith(".py") or "-m" in words[-2:-1]
+    before = words[max(place - 2, 0) : place]
+    if where is Where.TEXT or not before:
+        return False
+    last = before[-1]
+    looks_like_one = "/" in last or last.endswith(".py") or last == "--" or "-m" in before[:-1]
+    return looks_like_one or (place == 1 and where is Where.ARGUMENTS)
 
 
 def _render_subject(setting: _Setting, found: str) -> str:
@@ -393,10 +406,11 @@ def _hands_over_text(word: str, letters: set[str]) -> bool:
 def _read_text(text: str) -> Iterator[list[str]]:
     """Read a text as the words a shell may make of it, nested quotes opened, at any depth.
 
-    Twice if it holds backslashes: as quotes of one character, and as the blanks that
-    `env -S` and $'…' make of them. Linear, and no text is malformed.
+    Twice if it holds backslashes: as quotes of one character, a sign quoted so being part of
+    a word, and as the blanks that `env -S` and $'…' make of them. Linear; no text is malformed.
     """
-    yield _split_text(text.replace("\\\n", "").replace("\\", ""))
+    quoted = re.sub(r"""\\[^\w'"=\\-]""", "$", text.replace("\\\n", ""))
+    yield _split_text(quoted.replace("\\", ""))
     if "\\" in text:
         yield _split_text(re.sub(r"\\.", " ", text, flags=re.DOTALL))
 

@@ -68,7 +68,7 @@ class Follower:
             self.position = 0
 
     def read_lines(self, *, last: bool = False) -> Iterator[str]:
-        """Yield the lines that are new; with `last`, an unfinished one too."""
+        """Yield the lines that are new; with `last`, an unfinished one too, and then close."""
         if self._file is None:
             try:
                 self._file = self.path.open("rb")
@@ -79,6 +79,14 @@ class Follower:
             self.position += len(block)
             *lines, self.rest = (self.rest + block).split(b"\n")
             yield from map(render_line, lines)
-        if last and self.rest:
-            line, self.rest = self.rest, b""
-            yield render_line(line)
+        if last:
+            if self.rest:
+                yield render_line(self.rest)
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the file; what was read of an unfinished line is forgotten."""
+        self.rest = b""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -58,7 +58,7 @@ class Stack:
     env: dict[str, str] = field(default_factory=build_environment)
 
     def run(
-        self, *arguments: str, code: int | None = 0, timeout: float = 60, **env: str
+        self, *arguments: str, code: int | None = 0, **env: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a ptsup command to its end and check its exit code."""
         done = subprocess.run(
@@ -68,7 +68,7 @@ class Stack:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=60,
             check=False,
         )
         assert "Traceback" not in done.stderr, done.stderr
@@ -154,9 +154,9 @@ class Stack:
         for process in psutil.process_iter():
             try:
                 mine = process.environ().get("PTSUP_SPAWN") or "ptsup" in process.name()
-                if mine and process.cwd().startswith(str(self.cwd)) and process.is_running():
-                    if process.status() != psutil.STATUS_ZOMBIE:
-                        found.append(process)
+                lives = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+                if mine and lives and process.cwd().startswith(str(self.cwd)):
+                    found.append(process)
             except psutil.Error:
                 continue
         return found

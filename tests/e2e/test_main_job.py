@@ -96,7 +96,7 @@ def test_the_session_sees_mode_b_and_absolute_directories(stack: Stack) -> None:
         PEAKTRADE_METRICS_MULTIPROC_DIR=".ops_local/prom_multiproc",
         BINANCE_API_KEY="k",
     )
-    seen = json.loads(wait_for(lambda: out.exists() and out.read_text()))
+    seen = json.loads(wait_for(lambda: out.read_text() if out.exists() else ""))
     assert seen["PEAKTRADE_METRICS_MODE"] == "B"
     assert seen["PEAKTRADE_METRICS_MULTIPROC_DIR"] == str(stack.multiproc_dir)
     assert seen["PROMETHEUS_MULTIPROC_DIR"] == str(stack.multiproc_dir)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,14 @@ def wait_for_log(stack: Stack, name: str, text: str) -> str:
         lambda: read_log(stack, name) if text in read_log(stack, name) else "",
         what=f"{text!r} in the log of {name}",
     )
+
+
+def gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid)
+
+
+def replaced(stack: Stack, pid: int) -> bool:
+    return stack.status()["metricsd"]["pid"] not in {pid, None}
 
 
 # -- Sessions -----------------------------------------------------------------------------------
@@ -71,7 +80,7 @@ def test_a_deaf_remnant_is_killed(stack: Stack) -> None:
 def test_an_orphaned_worker_is_marked_dead_and_reaped(stack: Stack) -> None:
     stack.start("-s", f"forks={child('double_forks')}")
     orphan = int(wait_for_log(stack, "forks", "orphan").split()[-1])
-    wait_for(lambda: not psutil.pid_exists(orphan), what="the orphan to be reaped")
+    wait_for(partial(gone, orphan), what="the orphan to be reaped")
     assert f"counter_{orphan}.db" in stack.shards
     assert f"gauge_livemax_{orphan}.db" not in stack.shards
 
@@ -129,7 +138,7 @@ def test_a_scrape_waits_instead_of_failing_while_metricsd_restarts(stack: Stack)
         pid = stack.status()["metricsd"]["pid"]
         os.kill(pid, signal.SIGKILL)
         assert "peaktrade_risk_checks_total" in stack.scrape()
-        wait_for(lambda old=pid: stack.status()["metricsd"]["pid"] not in {old, None})
+        wait_for(partial(replaced, stack, pid))
     assert stack.session("a")["restarts"] == 0
 
 
@@ -137,7 +146,7 @@ def test_a_hung_metricsd_is_replaced(stack: Stack) -> None:
     stack.start()
     pid = stack.status()["metricsd"]["pid"]
     os.kill(pid, signal.SIGSTOP)
-    wait_for(lambda: stack.status()["metricsd"]["pid"] not in {pid, None}, timeout_seconds=8)
+    wait_for(partial(replaced, stack, pid), timeout_seconds=8)
     stack.scrape()
 
 
@@ -150,7 +159,7 @@ def test_after_a_crash_status_tells_the_truth_and_stop_ends_the_rest(stack: Stac
     stack.wait_for_state("done", "exited")
     before = stack.status()
     os.kill(before["supervisor"]["pid"], signal.SIGKILL)
-    wait_for(lambda: not psutil.pid_exists(before["supervisor"]["pid"]))
+    wait_for(partial(gone, before["supervisor"]["pid"]))
 
     dead = stack.status(code=4)
     assert dead["supervisor"]["state"] == "dead"
@@ -175,7 +184,7 @@ def test_a_crash_that_left_nobody_is_taken_over_and_its_totals_stay(stack: Stack
     status = stack.status()
     for pid in (status["supervisor"]["pid"], status["metricsd"]["pid"]):
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda gone=pid: not psutil.pid_exists(gone))
+        wait_for(partial(gone, pid))
     stack.start("-s", "b=sleep 600")
     assert stack.counters() == totals
 

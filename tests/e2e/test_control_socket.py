@@ -1,0 +1,73 @@
+"""The control socket met with garbage, silence and half a request."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from stack import Stack
+
+
+def ask(stack: Stack, line: bytes) -> dict[str, object]:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(15)
+        connection.connect(str(stack.run_dir / "control.sock"))
+        with contextlib.suppress(BrokenPipeError):  # refused before its end
+            connection.sendall(line)
+        answer = connection.makefile("rb").readline()
+    found: dict[str, object] = json.loads(answer) if answer else {}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"garbage\n", "not a line of JSON"),
+        (b"[]\n", "not a JSON object"),
+        (b"{}\n", "version"),
+        (b'{"v": 1}\n', "verb"),
+        (b'{"v": 1, "verb": "explode"}\n', "no such verb"),
+        (b'{"v": 1, "verb": "restart"}\n', "no session was named"),
+        (b'{"v": 1, "verb": "start", "sessions": 3}\n', "list of sessions"),
+        (b'{"v": 1, "verb": "start", "sessions": [{"name": "../x"}]}\n', "not a session name"),
+        (b'{"v": 1, "verb": "stop", "names": ["nobody"]}\n', "no such session"),
+        (b'{"v": 1, "verb": "stop", "timeout_seconds": "soon"}\n', "number of seconds"),
+        (b"[" * 100_000 + b"\n", "not a line of JSON"),
+        (b"x" * (5 << 20) + b"\n", "too long"),
+    ],
+)
+def test_a_bad_request_is_answered_with_an_error_and_harms_nobody(
+    stack: Stack, line: bytes, words: str
+) -> None:
+    stack.start("-s", "a=sleep 600")
+    answer = ask(stack, line)
+    assert answer["ok"] is False
+    assert words in str(answer["error"])
+    assert stack.session("a")["state"] == "running"
+
+
+def test_silent_and_half_clients_hold_up_nobody(stack: Stack) -> None:
+    stack.start()
+    path = str(stack.run_dir / "control.sock")
+    clients = [socket.socket(socket.AF_UNIX) for _ in range(50)]
+    try:
+        for number, client in enumerate(clients):
+            client.connect(path)
+            if number % 2:
+                client.sendall(b'{"v": 1, "verb"')
+        assert stack.status()["supervisor"]["state"] == "running"
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_it_is_its_owners_alone(stack: Stack) -> None:
+    stack.start()
+    assert stat.S_IMODE((stack.run_dir / "control.sock").stat().st_mode) == 0o600
+    assert stat.S_IMODE(stack.run_dir.stat().st_mode) == 0o700

@@ -1,0 +1,141 @@
+"""A real Prometheus, told what `ptsup scrape-config` prints, sees what the sessions counted."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from stack import SHADOW, find_free_port, read_ledgers
+from waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from stack import Series, Stack
+
+pytestmark = pytest.mark.needs_prometheus
+
+UP = 'up{job="peak_trade_metricsd"}'
+
+
+@dataclass
+class Prometheus:
+    port: int
+
+    def get(self, path: str, **parameters: str) -> Any:
+        query = urllib.parse.urlencode(parameters)
+        url = f"http://127.0.0.1:{self.port}{path}?{query}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return json.load(answer)
+
+    def ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=1):
+                return True
+        except OSError:
+            return False
+
+    def query(self, expression: str) -> dict[Series, float]:
+        """Evaluate an instant query: values by name and labels, less job and instance."""
+        found = {}
+        for entry in self.get("/api/v1/query", query=expression)["data"]["result"]:
+            labels = dict(entry["metric"])
+            name = labels.pop("__name__", "")
+            labels.pop("job", None)
+            labels.pop("instance", None)
+            found[name, tuple(sorted(labels.items()))] = float(entry["value"][1])
+        return found
+
+    def value(self, expression: str) -> float | None:
+        return next(iter(self.query(expression).values()), None)
+
+
+@pytest.fixture
+def prometheus(stack: Stack) -> Iterator[Prometheus]:
+    """Start metricsd alone, then a Prometheus that scrapes it every second."""
+    stack.start()
+    config = stack.cwd / "prometheus.yml"
+    printed = stack.run("scrape-config", "--host", "127.0.0.1").stdout
+    config.write_text(f"global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n{printed}")
+    subprocess.run(["promtool", "check", "config", str(config)], check=True, capture_output=True)
+    port = find_free_port()
+    with (stack.cwd / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                "prometheus",
+                f"--config.file={config}",
+                f"--storage.tsdb.path={stack.cwd / 'tsdb'}",
+                f"--web.listen-address=127.0.0.1:{port}",
+                # Every scrape counts for a query at once, not only the ones five minutes apart.
+                "--query.lookback-delta=5m",
+            ],
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        made = Prometheus(port)
+        wait_for(made.ready, timeout_seconds=30, what="Prometheus to be ready")
+        yield made
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_prometheus_sees_the_target_stay_and_the_series_equal_the_ledger(
+    stack: Stack, prometheus: Prometheus
+) -> None:
+    wait_for(lambda: prometheus.value(UP) == 1, timeout_seconds=20, what="up before a session")
+    ledger = stack.cwd / "ledger"
+    stack.start("-s", f"paper={SHADOW} --speed 20 --duration 20 --ledger {ledger}")
+    wait_for(lambda: prometheus.value("sum(peaktrade_risk_checks_total)"), timeout_seconds=20)
+    assert prometheus.value(UP) == 1
+    assert stack.status()["metricsd"]["last_scrape_age_seconds"] < 5
+    assert stack.wait_for_state("paper", "exited", timeout=40)["exit"] == "0"
+
+    expected = read_ledgers(ledger)
+    assert expected
+
+    def stored() -> dict[Series, float]:
+        found = prometheus.query('{__name__=~"peaktrade_.+_total"}')
+        return {series: value for series, value in found.items() if value}
+
+    wait_for(lambda: stored() == expected, timeout_seconds=10, what="the ledger in Prometheus")
+    # Still there, and still up, some scrapes after the session has ended.
+    began = prometheus.value(f"count_over_time({UP}[5m])") or 0
+    wait_for(lambda: (prometheus.value(f"count_over_time({UP}[5m])") or 0) >= began + 3)
+    assert stored() == expected
+    assert prometheus.value(f"min_over_time({UP}[5m])") == 1
+
+    names = {name for name, _ in prometheus.query('{__name__=~"peaktrade_.+"}')}
+    assert names >= {name for name, _ in expected}
+    history = prometheus.query('max_over_time({__name__=~"peaktrade_.+"}[5m])')
+    assert len(history) >= 20
+    for family in (
+        "peaktrade_strategy_position_gross_exposure",
+        "peaktrade_risk_limit_utilization",
+    ):
+        assert prometheus.value(f"count(max_over_time({family}[5m]))")
+
+    counted = sum(n for (name, _), n in expected.items() if name == "peaktrade_risk_checks_total")
+    increased = prometheus.value("sum(increase(peaktrade_risk_checks_total[2m]))")
+    assert increased == pytest.approx(counted, rel=0.10)
+
+
+def test_stop_drains_until_prometheus_has_the_last_totals(
+    stack: Stack, prometheus: Prometheus
+) -> None:
+    wait_for(lambda: prometheus.value(UP) == 1, timeout_seconds=20)
+    ledger = stack.cwd / "ledger"
+    stack.start("-s", f"paper={SHADOW} --loop --speed 50 --ledger {ledger}")
+    wait_for(lambda: ledger.exists() and ledger.stat().st_size > 2000, timeout_seconds=20)
+    stopped = stack.run("stop")
+    assert "Prometheus scraped the last totals" in stopped.stdout
+    found = prometheus.query('last_over_time({__name__=~"peaktrade_.+_total"}[5m])')
+    totals = {key[1]: value for key, value in found.items() if value}
+    assert totals == {key[1]: value for key, value in read_ledgers(ledger).items()}

@@ -1,0 +1,136 @@
+"""Peek without reaping, groups and identities, on real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from supervisor import kernel
+from waiting import wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(*command: str) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(command, start_new_session=True))
+        return started[-1]
+
+    yield run
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def is_dead(pid: int) -> bool:
+    return kernel.peek(pid) is not None
+
+
+@pytest.mark.parametrize("code", [0, 1, 7, 255])
+def test_peek_tells_the_exit_code_and_leaves_the_zombie(
+    start: Callable[..., subprocess.Popen[bytes]], code: int
+) -> None:
+    process = start("sh", "-c", f"exit {code}")
+    wait_for(partial(is_dead, process.pid))
+    for _ in range(2):
+        assert kernel.peek(process.pid) == kernel.Exit(code)
+    assert process.wait() == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_peek_tells_the_signal(
+    start: Callable[..., subprocess.Popen[bytes]], number: signal.Signals
+) -> None:
+    process = start("sleep", "600")
+    assert kernel.peek(process.pid) is None
+    process.send_signal(number)
+    wait_for(partial(is_dead, process.pid))
+    assert kernel.peek(process.pid) == kernel.Exit(-number)
+    assert process.wait() == -number
+
+
+def test_a_stopped_child_is_not_dead(start: Callable[..., subprocess.Popen[bytes]]) -> None:
+    process = start("sleep", "600")
+    process.send_signal(signal.SIGSTOP)
+    wait_for(lambda: "T" in read_state(process.pid))
+    assert kernel.peek(process.pid) is None
+
+
+def read_state(pid: int) -> str:
+    stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    return stat.rpartition(")")[2].split()[0]
+
+
+def test_members_are_the_living_of_a_group(start: Callable[..., subprocess.Popen[bytes]]) -> None:
+    process = start("sh", "-c", "sleep 600 & sleep 600 & exit 0")
+    wait_for(partial(is_dead, process.pid))
+    members = kernel.find_members({process.pid})[process.pid]
+    assert len(members) == 2
+    assert process.pid not in members  # a zombie lives no more
+    os.killpg(process.pid, signal.SIGKILL)
+    wait_for(lambda: not kernel.find_members({process.pid}).get(process.pid))
+
+
+def test_an_identity_is_stable_and_ends_with_the_process(
+    start: Callable[..., subprocess.Popen[bytes]],
+) -> None:
+    first, second = start("sleep", "600"), start("sleep", "600")
+    identity = kernel.read_identity(first.pid)
+    assert identity is not None
+    assert identity == kernel.read_identity(first.pid)
+    assert kernel.read_identity(os.getpid()) not in {identity, None}
+    first.kill()
+    wait_for(partial(is_dead, first.pid))
+    assert kernel.read_identity(first.pid) is None  # a zombie is dead
+    first.wait()
+    assert kernel.read_identity(first.pid) is None
+    assert second.poll() is None
+
+
+def test_a_name_with_parentheses_and_blanks_confuses_nobody(
+    start: Callable[..., subprocess.Popen[bytes]],
+) -> None:
+    name = "a) Z 1 (b"
+    code = f"import ctypes, time; ctypes.CDLL(None).prctl(15, {name.encode()!r}); time.sleep(600)"
+    process = start(sys.executable, "-c", code)
+    comm = Path(f"/proc/{process.pid}/comm")
+    wait_for(lambda: comm.read_text(encoding="ascii").strip() == name)
+    assert kernel.read_identity(process.pid) is not None
+    assert process.pid in kernel.find_members({process.pid})[process.pid]
+
+
+def test_only_a_member_of_the_group_is_signalled(
+    start: Callable[..., subprocess.Popen[bytes]],
+) -> None:
+    process = start("sleep", "600")
+    kernel.signal_member(process.pid, process.pid + 1, signal.SIGKILL)
+    assert kernel.peek(process.pid) is None
+    kernel.signal_member(process.pid, process.pid, signal.SIGKILL)
+    wait_for(partial(is_dead, process.pid))
+    process.wait()
+    kernel.signal_member(process.pid, process.pid, signal.SIGKILL)  # gone: no error
+
+
+def test_children_are_listed(start: Callable[..., subprocess.Popen[bytes]]) -> None:
+    process = start("sleep", "600")
+    assert process.pid in kernel.find_children()
+
+
+def test_the_peers_uid_is_read() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        assert kernel.read_peer_uid(here) == os.getuid()

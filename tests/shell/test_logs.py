@@ -1,0 +1,56 @@
+"""Reading log files that somebody writes to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from supervisor.logs import Follower, open_log, read_tail
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("lines", [0, 1, 3, 10])
+def test_the_tail_is_the_last_lines(tmp_path: Path, lines: int) -> None:
+    log = tmp_path / "a.log"
+    written = [f"line {number} {'x' * 30000}" for number in range(7)]
+    log.write_text("".join(f"{line}\n" for line in written))
+    assert read_tail(log, lines) == (written[-lines:] if lines else [])
+
+
+def test_a_missing_log_has_no_lines(tmp_path: Path) -> None:
+    assert read_tail(tmp_path / "a.log", 5) == []
+    assert list(Follower(tmp_path / "a.log").read_lines()) == []
+
+
+def test_lines_come_whole_and_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    follower = Follower(path)
+    with open_log(path) as log:
+        log.write(b"one\ntw")
+        assert list(follower.read_lines()) == ["one"]
+        assert list(follower.read_lines()) == []
+        log.write(b"o\nthree")
+        assert list(follower.read_lines()) == ["two"]
+        assert list(follower.read_lines(last=True)) == ["three"]
+        assert list(follower.read_lines(last=True)) == []
+
+
+def test_what_stood_there_before_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    with open_log(path) as log:
+        log.write(b"old\n")
+        follower = Follower(path)
+        follower.seek_end()
+        log.write(b"new\n")
+        assert list(follower.read_lines()) == ["new"]
+    follower.close()
+
+
+def test_control_and_undecodable_bytes_are_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    with open_log(path) as log:
+        log.write(b"\x1b[31mred\x07 caf\xe9\tand\xc2\x9b1m\r\n")
+    assert read_tail(path, 1) == ["\\x1b[31mred\\x07 caf\ufffd\tand\\x9b1m"]

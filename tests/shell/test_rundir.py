@@ -1,0 +1,99 @@
+"""The run directory: one lock, whole state files, a socket path that fits."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from supervisor.errors import PtsupError, UsageError
+from supervisor.rundir import RunDir
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    made = RunDir(tmp_path / ".ops_local" / "ptsup")
+    made.create()
+    return made
+
+
+def test_it_is_private_and_git_ignores_it(run_dir: RunDir) -> None:
+    for directory in (run_dir.path, run_dir.logs, run_dir.states):
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert (run_dir.path.parent / ".gitignore").read_text() == "*\n"
+
+
+def test_a_directory_of_another_name_gets_no_gitignore(tmp_path: Path) -> None:
+    RunDir(tmp_path / "plain" / "run").create()
+    assert not (tmp_path / "plain" / ".gitignore").exists()
+
+
+def test_the_lock_is_held_by_one_and_dies_with_its_process(run_dir: RunDir) -> None:
+    code = (
+        "import sys; from pathlib import Path; from supervisor.rundir import RunDir;"
+        "print(RunDir(Path(sys.argv[1])).lock(), flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(run_dir.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"True\n"
+        assert not run_dir.lock()
+        holder.kill()
+        holder.wait()
+    assert run_dir.lock()
+    run_dir.unlock()
+
+
+def test_state_is_read_back_and_half_of_one_counts_as_nothing(run_dir: RunDir) -> None:
+    run_dir.write_state("paper", {"pid": 7})
+    (run_dir.states / "torn.json").write_text('{"pid": ')
+    (run_dir.states / "list.json").write_text("[]")
+    assert run_dir.read_states() == {"paper": {"pid": 7}}
+    assert stat.S_IMODE((run_dir.states / "paper.json").stat().st_mode) == 0o600
+    run_dir.remove_state("paper")
+    assert run_dir.read_states() == {}
+
+
+def test_clean_leaves_the_logs_and_nothing_else(run_dir: RunDir) -> None:
+    run_dir.write_state("paper", {"pid": 7})
+    (run_dir.states / ".paper.tmp").write_text("half")
+    run_dir.socket.write_text("")
+    run_dir.log("paper").write_text("a line\n")
+    run_dir.clean()
+    left = sorted(p.relative_to(run_dir.path).as_posix() for p in run_dir.path.rglob("*"))
+    assert left == ["logs", "logs/paper.log"]
+
+
+def test_a_path_too_long_for_a_socket_moves_to_a_short_private_directory(tmp_path: Path) -> None:
+    long = RunDir(tmp_path / ("x" * 120))
+    long.create()
+    assert len(os.fsencode(long.socket)) <= 103
+    assert long.socket.parent.name == f"ptsup-{os.getuid()}"
+    long.create_socket_directory()
+    assert stat.S_IMODE(long.socket.parent.stat().st_mode) == 0o700
+    assert RunDir(tmp_path / ("x" * 121)).socket != long.socket
+    long.clean()
+
+
+def test_a_short_directory_that_is_a_link_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.setattr("supervisor.rundir._short_directory", lambda: tmp_path / "link")
+    long = RunDir(tmp_path / ("x" * 120))
+    with pytest.raises(PtsupError, match="not a private directory of ours"):
+        long.create_socket_directory()
+
+
+def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot use the run directory"):
+        RunDir(tmp_path / "file").create()
