@@ -6,7 +6,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check bench lock clean
+.PHONY: demo test check docs bench lock clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
@@ -19,6 +19,9 @@ check: $(STAMP)
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/python -m pytest -q tests/core/test_architecture.py
+
+docs: $(STAMP)
+	@$(BIN)/python tests/documents.py
 
 bench: $(STAMP)
 	@$(BIN)/python -m pytest -q -s tests/bench

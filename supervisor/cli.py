@@ -91,6 +91,16 @@ def _run_dir(_context: click.Context, _option: click.Parameter, value: str) -> R
     return RunDir(Path(os.path.abspath(value)))  # noqa: PTH100 - Path.absolute keeps ".."
 
 
+def _complete_names(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[str]:
+    """Complete the names of the sessions a supervisor (alive or dead) knows."""
+    default = os.environ.get(RUN_DIR_VARIABLE) or DEFAULT_RUN_DIR
+    run_dir = RunDir(Path.cwd() / (context.params.get("run_dir") or default))
+    known = run_dir.read_states().keys() - {METRICSD, SUPERVISOR}
+    return sorted(name for name in known if name.startswith(incomplete))
+
+
 run_dir_option = click.option(
     "--run-dir",
     metavar="DIR",
@@ -357,7 +367,7 @@ examples:
   ptsup stop paper             one session; the others go on
   ptsup stop --timeout 5       KILL whoever is still there after 5 s"""
 )
-@click.argument("names", metavar="[NAME...]", nargs=-1)
+@click.argument("names", metavar="[NAME...]", nargs=-1, shell_complete=_complete_names)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0),
@@ -417,7 +427,7 @@ def _stop_with_countdown(
 
 
 @cli.command(epilog="\b\nexamples:\n  ptsup restart paper")
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=_complete_names)
 @run_dir_option
 def restart(names: tuple[str, ...], run_dir: RunDir) -> int:
     """Stop sessions and start them again."""
@@ -459,7 +469,7 @@ examples:
   ptsup status --json | jq .sessions
   ptsup status --watch paper"""
 )
-@click.argument("names", metavar="[NAME...]", nargs=-1)
+@click.argument("names", metavar="[NAME...]", nargs=-1, shell_complete=_complete_names)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document (ptsup.status/1).")
 @click.option("--watch", is_flag=True, help="Show it anew every second, until Ctrl-C.")
 @run_dir_option
@@ -539,7 +549,7 @@ examples:
   ptsup logs -n 50 paper
   ptsup logs -f"""
 )
-@click.argument("names", metavar="[NAME...]", nargs=-1)
+@click.argument("names", metavar="[NAME...]", nargs=-1, shell_complete=_complete_names)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @click.option(
     "-n",

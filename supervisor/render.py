@@ -52,14 +52,12 @@ def render_status(status: Mapping[str, Any], width: int) -> RenderableType:
     parts: list[RenderableType] = [_render_head(status), ""]
     parts.append(_render_sessions(sessions, width) if sessions else Text("no sessions"))
     parts += [
-        Text(f"{session['name']}: {escape(session['reason'])}", style="red")
+        _render_text(f"{session['name']}: {session['reason']}", "red")
         for session in sessions
         if session.get("reason")
     ]
     parts += [
-        Text(
-            f"{found['kind']}: {escape(found['subject'])}: {escape(found['hint'])}", style="yellow"
-        )
+        _render_text(f"{found['kind']}: {found['subject']}: {found['hint']}", "yellow")
         for found in status["drift"]
     ]
     return Group(*parts)
@@ -72,7 +70,7 @@ def _render_head(status: Mapping[str, Any]) -> RenderableType:
     grid.add_row(
         "supervisor",
         _render_state(supervisor["state"]),
-        f"pid {supervisor['pid']}"
+        f"pid {supervisor['pid'] or '-'}"
         + (
             f", up {render_seconds(supervisor['uptime_seconds'])}"
             if supervisor["uptime_seconds"]
@@ -84,15 +82,16 @@ def _render_head(status: Mapping[str, Any]) -> RenderableType:
     grid.add_row(
         "metricsd",
         _render_state(metricsd["state"]),
-        f"pid {metricsd['pid'] or '-'}, {port['host']}:{port['port']}, {ago}"
-        + (f", {metricsd['restarts']} restarts" if metricsd["restarts"] else ""),
+        _render_text(
+            f"pid {metricsd['pid'] or '-'}, {port['host']}:{port['port']}, {ago}"
+            + (f", {metricsd['restarts']} restarts" if metricsd["restarts"] else "")
+        ),
     )
     counted = f"{shards['live']} live, {shards['retired']} retired"
     if shards["unreadable"]:
         counted += f", {shards['unreadable']} unreadable"
-    grid.add_row(
-        "shards", "", f"{counted}, {render_bytes(shards['bytes'])} in {escape(shards['dir'])}"
-    )
+    size = render_bytes(shards["bytes"])
+    grid.add_row("shards", "", _render_text(f"{counted}, {size} in {shards['dir']}"))
     return grid
 
 
@@ -114,7 +113,7 @@ def _render_sessions(sessions: Sequence[Mapping[str, Any]], width: int) -> Table
     for row, session in zip(rows, sessions, strict=True):
         cells = [row[column] for column in widths]
         if left >= _COMMAND_WIDTH:
-            cells.append(Text(escape(shlex.join(session["command"]))))
+            cells.append(_render_text(shlex.join(session["command"])))
         table.add_row(*cells)
     return table
 
@@ -134,6 +133,12 @@ def _build_cells(session: Mapping[str, Any]) -> dict[str, Text]:
     }
 
 
+def _render_text(text: str, style: str = "") -> Text:
+    """Show what comes from outside as it is: no markup, no command to the terminal."""
+    # A path or an argument may hold bytes that are no text; a terminal cannot take them.
+    return Text(escape(text).encode(errors="backslashreplace").decode(), style=style)
+
+
 def _render_state(state: str) -> Text:
     return Text(state, style=_STATE_STYLES.get(state, ""))
 
@@ -143,9 +148,9 @@ def _render_exit(word: str | None) -> Text:
 
 
 def render_seconds(seconds: float) -> str:
-    """Write a duration with its two largest units: 4.2s, 3m07s, 5h20m, 3d04h."""
+    """Write a duration with its two largest units, rounded down: 4.2s, 3m07s, 5h20m, 3d04h."""
     if seconds < 60:
-        return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
+        return f"{int(seconds * 10) / 10:.1f}s" if seconds < 10 else f"{int(seconds)}s"
     minutes, rest = divmod(int(seconds), 60)
     if minutes < 60:
         return f"{minutes}m{rest:02d}s"
@@ -157,9 +162,11 @@ def render_seconds(seconds: float) -> str:
 
 
 def render_bytes(size: float) -> str:
-    """Write a size with a unit of 1024: 512B, 64K, 21M, 1.5G."""
+    """Write a size with a unit of 1024, rounded down: 512B, 64K, 21M, 1.5G."""
     for unit in "BKMGT":
         if size < 1024 or unit == "T":
             break
         size /= 1024
-    return f"{size:.1f}{unit}" if size < 10 and unit not in "BK" else f"{size:.0f}{unit}"
+    if size < 10 and unit not in "BK":
+        return f"{int(size * 10) / 10:.1f}{unit}"
+    return f"{int(size)}{unit}"

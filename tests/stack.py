@@ -174,7 +174,8 @@ class Stack:
 
     def close(self) -> None:
         """End the stack, by pid where it does not end itself."""
-        self.run("stop", "--timeout", "2", code=None)
+        if self.run_dir.exists():
+            self.run("stop", "--timeout", "2", code=None)
         for process in self.processes():
             process.kill()
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bad_input import ROWS, Row
+
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
 
     from stack import Stack
-
-LONG = "x" * 300
 
 
 def assert_refused(stack: Stack, done: CompletedProcess[str], *words: str) -> None:
@@ -85,63 +85,13 @@ def test_a_false_like_variable_starts(stack: Stack, value: str) -> None:
     assert stack.session("a")["state"] == "running"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [
-        (["-s", "a=no-such-program-anywhere"], "no-such-program-anywhere"),
-        (["-s", "a=./missing.sh"], "./missing.sh"),
-        (["-s", "a=/etc/passwd"], "/etc/passwd"),
-        (["-s", "a=/tmp"], "/tmp"),
-        (["-s", "a="], "empty"),
-        (["-s", "a='unclosed"], "quotation"),
-        (["-s", "justaname"], "NAME=COMMAND"),
-        (["-s", "../x=sleep 1"], "../x"),
-        (["-s", " a=sleep 1"], "not a session name"),
-        (["-s", f"{LONG}=sleep 1"], "not a session name"),
-        (["-s", "a\x1b[31m=sleep 1"], "not a session name"),
-        (["-s", "metricsd=sleep 1"], "metricsd"),
-        (["-s", "a=sleep 1", "-s", "a=sleep 1"], "two sessions"),
-        (["-f", "missing.toml"], "missing.toml"),
-        (["--restart", "sometimes", "--", "sleep", "1"], "sometimes"),
-        (["--nonsense"], "--nonsense"),
-        (["--multiproc-dir", "somewhere", "--", "sleep", "1"], "somewhere"),
-        (["--multiproc-dir", "/", "--", "sleep", "1"], "root directory"),
-        (["--host", "203.0.113.7", "--", "sleep", "1"], "203.0.113.7"),
-    ],
-)
-def test_bad_input_is_refused(stack: Stack, arguments: list[str], word: str) -> None:
-    assert_refused(stack, stack.start(*arguments, code=2), word)
-
-
-@pytest.mark.parametrize("port", ["0", "70000", "-1", "http"])
-def test_a_bad_port_is_refused(stack: Stack, port: str) -> None:
-    assert_refused(
-        stack, stack.run("start", "-d", "--port", port, "--", "sleep", "1", code=2), port
-    )
-
-
-def test_a_bad_port_in_the_environment_is_named(stack: Stack) -> None:
-    done = stack.run("start", "-d", code=2, PEAK_TRADE_METRICSD_PORT="abc")
-    assert_refused(stack, done, "PEAK_TRADE_METRICSD_PORT")
-
-
-@pytest.mark.parametrize(
-    ("toml", "words"),
-    [
-        ("\nport = ", ["ptsup.toml:2: Invalid value"]),
-        ("prot = 9111", ["ptsup.toml:1: prot", "unknown key"]),
-        ("[session.a]\ncommand = 'sleep 1'\nrestrat = 'no'", ["ptsup.toml:3", "session.a.restrat"]),
-        ("[session.a]\nrestart = 'no'", ["session.a", "no command"]),
-        ("[session.a]\ncommand = 7", ["ptsup.toml:2", "session.a.command"]),
-        ("port = 70000", ["ptsup.toml:1: port", "70000"]),
-        ("[session.'../x']\ncommand = 'sleep 1'", ["../x"]),
-        ("[session.a]\ncommand = 'sleep 1'\n[session.a.env]\nX = 3", ["session.a.env.X"]),
-        ("session = 3", ["ptsup.toml:1: session"]),
-    ],
-)
-def test_a_bad_file_is_refused_with_line_and_key(stack: Stack, toml: str, words: list[str]) -> None:
-    (stack.cwd / "ptsup.toml").write_text(toml)
-    assert_refused(stack, stack.start(code=2), *words)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what)
+def test_a_mistake_is_refused(stack: Stack, row: Row) -> None:
+    (stack.cwd / "prom_multiproc").write_text("a file")
+    if row.toml:
+        (stack.cwd / "ptsup.toml").write_text(row.toml)
+    done = stack.run("start", "-d", *row.arguments, code=row.code, **row.environ)
+    assert_refused(stack, done, row.says)
 
 
 def test_a_taken_port_is_refused_with_its_holder_and_clears_nothing(stack: Stack) -> None:
@@ -155,12 +105,6 @@ def test_a_taken_port_is_refused_with_its_holder_and_clears_nothing(stack: Stack
         done = stack.start("-s", "a=sleep 600", code=7)
         assert_refused(stack, done, f"pid {os.getpid()}", str(stack.port))
     assert stack.shards == ["counter_1.db"]
-
-
-def test_a_run_dir_that_is_a_file_is_refused(stack: Stack) -> None:
-    (stack.cwd / "file").write_text("")
-    done = stack.start("--run-dir", "file", "-s", "a=sleep 1", code=2)
-    assert "cannot use the run directory" in done.stderr
 
 
 @pytest.mark.parametrize("command", [["stop"], ["stop", "a"], ["restart", "a"], ["status"]])

@@ -1,0 +1,101 @@
+"""Writes the documents that are drawn from the code; `make docs` runs it, a test compares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from bad_input import ROWS
+from stack import ROOT
+from supervisor.cli import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+WRITTEN = "Written by `make docs` from the code; `make test` compares."
+
+
+def render_cli() -> str:
+    """Write docs/cli.md: every command's own help."""
+    parts = ["# The command line\n", f"{WRITTEN}\n", _render_help([], cli)]
+    context = click.Context(cli, info_name="ptsup")
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        parts.append(_render_help([name], command))
+    parts.append(COMPLETION)
+    return "\n".join(parts)
+
+
+def _render_help(names: list[str], command: click.Command) -> str:
+    title = " ".join(["ptsup", *names])
+    parent = click.Context(cli, info_name="ptsup") if names else None
+    context = click.Context(
+        command, info_name=names[-1] if names else "ptsup", parent=parent, max_content_width=88
+    )
+    context.terminal_width = 88
+    return f"## {title}\n\n```text\n{command.get_help(context)}\n```\n"
+
+
+COMPLETION = """## Shell completion
+
+Put one line into your shell's start-up file:
+
+| shell | file | line |
+|---|---|---|
+| bash | `~/.bashrc` | `eval "$(_PTSUP_COMPLETE=bash_source ptsup)"` |
+| zsh | `~/.zshrc` | `eval "$(_PTSUP_COMPLETE=zsh_source ptsup)"` |
+| fish | `~/.config/fish/completions/ptsup.fish` | `_PTSUP_COMPLETE=fish_source ptsup \\| source` |
+
+It completes commands, options and the names of the sessions that run.
+"""
+
+ERRORS_HEAD = f"""# Exit codes and errors
+
+| code | means |
+|---|---|
+| 0 | done |
+| 1 | failed |
+| 2 | usage or configuration, a command that cannot be run included |
+| 3 | nothing runs, and no state is left |
+| 4 | the supervisor is dead or cannot be reached |
+| 5 | drift found, or a verification failed |
+| 6 | refused by a gate |
+| 7 | the port is held by someone else, another supervisor included |
+| 130 | interrupted with Ctrl-C |
+
+Every error is one line on stderr that begins with `ptsup:`, then (mostly) a line with a hint.
+What is refused is refused before anything starts.
+
+## What `ptsup start` refuses
+
+{WRITTEN}
+
+| mistake | what is typed or written | code | it says |
+|---|---|---|---|
+"""
+
+
+def render_errors() -> str:
+    """Write docs/errors.md: the exit codes, and the table the tests go by."""
+    lines = []
+    for row in ROWS:
+        given = " ".join(row.arguments) if row.arguments else row.toml.strip()
+        if row.environ:
+            given = " ".join(f"{name}={value}" for name, value in row.environ.items())
+        shown = given.encode("unicode_escape").decode().replace("|", "\\|")
+        shown = shown if len(shown) <= 70 else f"{shown[:67]}..."
+        lines.append(f"| {row.what} | `{shown or 'nothing'}` | {row.code} | `{row.says}` |\n")
+    return ERRORS_HEAD + "".join(lines)
+
+
+DOCUMENTS: dict[Path, Callable[[], str]] = {
+    ROOT / "docs" / "cli.md": render_cli,
+    ROOT / "docs" / "errors.md": render_errors,
+}
+
+if __name__ == "__main__":
+    for path, render in DOCUMENTS.items():
+        path.write_text(render(), encoding="utf-8")
