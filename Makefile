@@ -24,7 +24,7 @@ docs: $(STAMP)
 	@$(BIN)/python tests/documents.py
 
 bench: $(STAMP)
-	@$(BIN)/python -m pytest -q -s tests/bench
+	@$(BIN)/python -m pytest -q -s -o addopts=--import-mode=importlib tests/bench
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ptsup needs Python 3.11 or newer: make PYTHON=python3.12 …")'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import math
 import os
 import signal
@@ -35,7 +34,6 @@ from supervisor.errors import NothingRunsError, PtsupError, SupervisorDeadError,
 from supervisor.rundir import SUPERVISOR, RunDir
 from supervisor.scrape_config import DEFAULT_HOST as DEFAULT_SCRAPE_HOST
 from supervisor.scrape_config import render_scrape_config
-from supervisor.status import find_stopping, render_stopping
 from telemetry.mode import parse_multiproc_dir, parse_port
 
 if TYPE_CHECKING:
@@ -251,8 +249,11 @@ def _say_sessions(sessions: list[dict[str, Any]]) -> int:
 
 
 def _run_in_foreground(prepared: Launch) -> int:
+    import logging
+
     from supervisor import launch
     from supervisor.follow import Follow
+    from supervisor.status import render_stopping
 
     names = [member.spec.name for member in prepared.sessions]
     loops: list[Loop] = []
@@ -346,6 +347,7 @@ class _Stopping:
 
     def render(self) -> str:
         from supervisor import client
+        from supervisor.status import find_stopping, render_stopping
 
         now = time.monotonic()
         if now - self.asked_at >= FOOTER_SECONDS:

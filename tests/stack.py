@@ -54,6 +54,7 @@ class Stack:
     """Runs the installed `ptsup` in a directory, and ends whatever it left."""
 
     cwd: Path
+    bin: Path = BIN  # where the `ptsup` under test is installed
     port: int = field(default_factory=find_free_port)
     env: dict[str, str] = field(default_factory=build_environment)
 
@@ -62,7 +63,7 @@ class Stack:
     ) -> subprocess.CompletedProcess[str]:
         """Run a ptsup command to its end and check its exit code."""
         done = subprocess.run(
-            [str(BIN / "ptsup"), *arguments],
+            [str(self.bin / "ptsup"), *arguments],
             cwd=self.cwd,
             env={**self.env, **env},
             stdin=subprocess.DEVNULL,
@@ -82,7 +83,7 @@ class Stack:
     def popen(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         """Start a ptsup command that stays in the foreground."""
         return subprocess.Popen(
-            [str(BIN / "ptsup"), *arguments],
+            [str(self.bin / "ptsup"), *arguments],
             cwd=self.cwd,
             env={**self.env, **env},
             stdin=subprocess.DEVNULL,
