@@ -42,6 +42,13 @@ def parse_multiproc_dir(environ: Mapping[str, str]) -> Path:
     return Path(environ.get(MULTIPROC_DIR_VARIABLE, "").strip() or DEFAULT_MULTIPROC_DIR)
 
 
+def parse_session_dir(environ: Mapping[str, str]) -> Path:
+    """Read where a session's shards go: as configured, or where the library alone was pointed."""
+    if environ.get(MULTIPROC_DIR_VARIABLE, "").strip():
+        return parse_multiproc_dir(environ)
+    return Path(environ.get(LIBRARY_DIR_VARIABLE, "").strip() or DEFAULT_MULTIPROC_DIR)
+
+
 def parse_port(environ: Mapping[str, str]) -> int:
     """Read the metrics port, the first variable that is set deciding.
 
@@ -51,7 +58,8 @@ def parse_port(environ: Mapping[str, str]) -> int:
         text = environ.get(name, "").strip()
         if not text:
             continue
-        if text.isascii() and text.isdigit() and 1 <= int(text) <= 65535:
+        # int() refuses thousands of digits with an error of its own.
+        if text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535:
             return int(text)
         raise ValueError(f"{name} is {text!r}, not a port between 1 and 65535")
     return DEFAULT_PORT

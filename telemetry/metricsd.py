@@ -1,0 +1,320 @@
+"""The metrics daemon: `python -m telemetry.metricsd` serves the shards of one directory.
+
+Alone, it binds its port, then clears the directory once, under the guards of
+`telemetry.shards`; with `--fd` it serves an inherited socket and does neither. It never
+removes a shard at its end, and TERM or INT is all it takes to end it.
+"""
+
+from __future__ import annotations
+
+import signal
+
+if __name__ == "__main__":
+    # Before the imports below, which take longer than all the rest: from here on a stop signal
+    # waits for main's sigwait, so that it never meets a half-started daemon.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+
+import argparse
+import errno
+import logging
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from telemetry import mode
+from telemetry.holders import find_file_holders, render_holder
+from telemetry.shards import clear, find_clear_refusal, list_clearable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from telemetry.holders import Holder
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_PORT_HELD: Final = 7
+
+# A request under way when the end comes is answered, unless that takes longer.
+_DRAIN_SECONDS: Final = 1.0
+_LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+_logger = logging.getLogger("telemetry.metricsd")
+
+
+class MetricsdError(Exception):
+    """What metricsd cannot do, why, what to do about it, and the exit code that says so."""
+
+    def __init__(self, problem: str, *, hint: str, exit_code: int) -> None:
+        super().__init__(problem)
+        self.hint = hint
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line, completed from the environment; `directory` is absolute.
+
+    With `fd`, an inherited listening socket, host and port are the socket's own affair.
+    """
+
+    host: str
+    port: int
+    directory: Path
+    log_level: str
+    fd: int | None
+
+
+def parse_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
+    """Read the options; a flag wins over the environment, which wins over the default.
+
+    Raises MetricsdError for anything that is no valid option.
+    """
+    parser = _build_parser()
+    parsed = parser.parse_args(arguments)
+    try:
+        port = parsed.port
+        if port is None:
+            port = 0 if parsed.fd is not None else mode.parse_port(environ)
+        directory = parsed.multiproc_dir or mode.parse_multiproc_dir(environ)
+        # Resolved here and now, once: nothing may depend on a working directory later.
+        return Options(parsed.host, port, directory.absolute(), parsed.log_level, parsed.fd)
+    except ValueError as error:
+        parser.error(str(error))
+    except FileNotFoundError:
+        parser.error("the working directory is gone, so --multiproc-dir must be absolute")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until TERM or INT arrives; return the exit code, every other one with its reason."""
+    for number in STOP_SIGNALS:
+        # A parent may have us ignore it, and an ignored signal may never become pending.
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    # The library reads these at its import, and would make shards of metricsd's own metrics.
+    for name in mode.LIBRARY_DIR_VARIABLES:
+        os.environ.pop(name, None)
+    try:
+        _serve(parse_options(sys.argv[1:] if arguments is None else arguments, os.environ))
+    except ImportError as error:
+        return _refuse(f"cannot run: {error}", "pip install ptsup", EXIT_FAILED)
+    except MetricsdError as error:
+        return _refuse(str(error), error.hint, error.exit_code)
+    return 0
+
+
+def _refuse(problem: str, hint: str, exit_code: int) -> int:
+    sys.stderr.write(f"metricsd: {problem}\nhint: {hint}\n")
+    return exit_code
+
+
+def _serve(options: Options) -> None:
+    # Imported here: without waitress this fails, and must fail before anything is touched.
+    from telemetry.server import Application, Server  # noqa: PLC0415
+
+    _configure_logging(options.log_level)
+    if options.fd is None:
+        _check_clearable(options.directory)
+        sock = open_listener(options.host, options.port)
+        held = _clear(options.directory)
+    else:
+        sock = adopt_listener(options.fd)
+        held = {}
+    _logger.info("metricsd started on %s multiproc_dir=%s", render_address(sock), options.directory)
+    for holders, paths in _group_by_holders(held).items():
+        names = " ".join(path.name for path in paths)
+        _logger.warning("kept %s: held open by %s", names, ", ".join(map(str, holders)))
+    # Imported here: it brings prometheus_client, which takes longer than all the rest.
+    from telemetry.collector import open_collector  # noqa: PLC0415
+
+    server = Server(Application(open_collector(options.directory), options.directory), sock)
+    server.start()
+    number = signal.sigwait(STOP_SIGNALS)
+    server.stop_accepting()
+    _logger.info("metricsd stopping on %s", signal.Signals(number).name)
+    server.drain(_DRAIN_SECONDS)
+    _logger.info("metricsd stopped")
+
+
+def open_listener(host: str, port: int) -> socket.socket:
+    """Bind and listen, port 0 meaning any free one.
+
+    Raises MetricsdError: with exit code 7 and the holder's name when the port is in use.
+    """
+    problem = f"cannot listen on {host}:{port}"
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server(
+            (host, port),
+            family=family,
+            backlog=socket.SOMAXCONN,
+            dualstack_ipv6=family == socket.AF_INET6 and socket.has_dualstack_ipv6(),
+        )
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise MetricsdError(
+                f"{problem}: the port is held by {render_holder(port)}",
+                hint="stop that process, or choose another port with --port",
+                exit_code=EXIT_PORT_HELD,
+            ) from error
+        raise MetricsdError(
+            f"{problem}: {error.strerror}",
+            hint="choose an address of this machine with --host, and a port from 1024 up",
+            exit_code=EXIT_FAILED,
+        ) from error
+
+
+def adopt_listener(fd: int) -> socket.socket:
+    """Take over an inherited descriptor, which must be a listening TCP socket.
+
+    Raises MetricsdError, with exit code 2, when it is anything else.
+    """
+    problem = f"cannot serve descriptor {fd}"
+    hint = "--fd wants a listening TCP socket that the parent process passed on"
+    try:
+        sock = socket.socket(fileno=fd)
+        listening = _is_listening(sock)
+    except OSError as error:
+        raise MetricsdError(
+            f"{problem}: {error.strerror}", hint=hint, exit_code=EXIT_USAGE
+        ) from error
+    if not listening:
+        raise MetricsdError(
+            f"{problem}: it is not a listening TCP socket", hint=hint, exit_code=EXIT_USAGE
+        )
+    return sock
+
+
+def render_address(sock: socket.socket) -> str:
+    """Render a socket's own address: `0.0.0.0:9111`, `[::]:9111`."""
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise MetricsdError(
+            f"cannot start: {message}", hint="--help lists the options", exit_code=EXIT_USAGE
+        )
+
+
+def _build_parser() -> _Parser:
+    parser = _Parser(
+        prog="metricsd",
+        description="Serve the Prometheus multiprocess shards of one directory over HTTP.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--host", default="0.0.0.0", help="address to listen on (all of them)")  # noqa: S104  Prometheus comes from a container
+    parser.add_argument(
+        "--port",
+        type=_parse_port,
+        help=f"TCP port, 0 for any free one ({' or '.join(mode.PORT_VARIABLES)},"
+        f" else {mode.DEFAULT_PORT})",
+    )
+    parser.add_argument(
+        "--multiproc-dir",
+        type=_parse_directory,
+        metavar="DIR",
+        help=f"shard directory ({mode.MULTIPROC_DIR_VARIABLE}, else {mode.DEFAULT_MULTIPROC_DIR})",
+    )
+    parser.add_argument(
+        "--log-level", type=str.upper, choices=_LOG_LEVELS, default="INFO", help="(INFO)"
+    )
+    parser.add_argument(
+        "--fd",
+        type=_parse_descriptor,
+        metavar="N",
+        help="serve this inherited listening socket; neither bind nor clear",
+    )
+    return parser
+
+
+def _parse_port(text: str) -> int:
+    port = _parse_number(text)
+    if port > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port between 0 and 65535")
+    return port
+
+
+def _parse_descriptor(text: str) -> int:
+    return _parse_number(text)
+
+
+def _parse_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return int(text)
+
+
+def _parse_directory(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty")
+    return Path(text)
+
+
+def _configure_logging(level: str) -> None:
+    logging.basicConfig(
+        level=level,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S%z",
+    )
+
+
+def _check_clearable(directory: Path) -> None:
+    refusal = find_clear_refusal(directory)
+    if refusal is not None:
+        raise MetricsdError(
+            f"cannot clear {directory}: {refusal}",
+            hint="metricsd clears its directory as it starts; give it one of its own"
+            " with --multiproc-dir",
+            exit_code=EXIT_USAGE,
+        )
+
+
+def _clear(directory: Path) -> dict[Path, tuple[Holder, ...]]:
+    """Create or clear the shard directory; return the held shards, which stayed."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        seen = list_clearable(directory)
+        held = find_file_holders(seen)
+        clear(directory, held, seen=seen)
+    except OSError as error:
+        raise MetricsdError(
+            f"cannot clear {directory}: {error.strerror}: {error.filename}",
+            hint="the user who runs metricsd must be able to write there",
+            exit_code=EXIT_FAILED,
+        ) from error
+    return held
+
+
+def _group_by_holders(
+    held: Mapping[Path, tuple[Holder, ...]],
+) -> dict[tuple[Holder, ...], list[Path]]:
+    groups: dict[tuple[Holder, ...], list[Path]] = {}
+    for path, holders in held.items():
+        groups.setdefault(holders, []).append(path)
+    return groups
+
+
+def _is_listening(sock: socket.socket) -> bool:
+    if sock.family not in {socket.AF_INET, socket.AF_INET6} or sock.type != socket.SOCK_STREAM:
+        return False
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            raise
+        # macOS does not tell; a bound socket is all that can be asked for.
+        return bool(sock.getsockname()[1])
+
+
+if __name__ == "__main__":
+    exit_code = main()
+    logging.shutdown()
+    # Not sys.exit: the interpreter's long goodbye can stumble over worker threads that still run.
+    os._exit(exit_code)

@@ -1,0 +1,271 @@
+"""The HTTP side of metricsd: which path answers what, and waitress set up to outlive its clients.
+
+It serves a listening socket that it is given; it never binds one, and knows nothing of shards.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import os
+import resource
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from waitress.channel import HTTPChannel
+from waitress.server import BaseWSGIServer, create_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+    from telemetry.collector import Collector
+
+_OK: Final = "200 OK"
+_TEXT: Final = "text/plain; charset=utf-8"
+_JSON: Final = "application/json"
+# Level 9 takes twice the time of 6 for one percent less.
+_GZIP_LEVEL: Final = 6
+# Sent by Prometheus with each scrape, and by nothing else that might ask for the page.
+_SCRAPE_HEADER: Final = "HTTP_X_PROMETHEUS_SCRAPE_TIMEOUT_SECONDS"
+
+_CONNECTION_LIMIT: Final = 2048
+# Descriptors beside the connections: stdio, the listening socket, the wake-up pipe, shards.
+_DESCRIPTORS_RESERVED: Final = 64
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One response: status line, headers without Content-Length, body as it goes out."""
+
+    status: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+class Scrapes:
+    """The complete scrapes by Prometheus: how many, and when the last ones began (monotonic)."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._total = 0
+        self._last_began: float | None = None
+        self._interval_seconds: float | None = None
+
+    def record(self, began: float) -> None:
+        """Count a scrape that has been answered; answers may come in another order."""
+        with self._lock:
+            self._total += 1
+            if self._last_began is None:
+                self._last_began = began
+            elif began > self._last_began:
+                self._interval_seconds = began - self._last_began
+                self._last_began = began
+
+    def describe(self, now: float) -> dict[str, float | int | None]:
+        """Give the health document's part: age and interval in seconds, null when unknown."""
+        with self._lock:
+            age = None if self._last_began is None else now - self._last_began
+            return {
+                "last_scrape_age_seconds": age,
+                "scrape_interval_seconds": self._interval_seconds,
+                "scrapes_total": self._total,
+            }
+
+
+class Application:
+    """The WSGI application: `/metrics`, `/healthz`, and a refusal for everything else."""
+
+    def __init__(self, collector: Collector, directory: Path) -> None:
+        self._collector = collector
+        self._directory = directory
+        self._scrapes = Scrapes()
+        self._started = time.monotonic()
+        self._last_error = ""
+        self._pages = {"/metrics": self._render_metrics, "/healthz": self._render_health}
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request; a page that Prometheus still waits for counts as a scrape."""
+        began = time.monotonic()
+        reply = self._answer(environ)
+        start_response(reply.status, [*reply.headers, ("Content-Length", str(len(reply.body)))])
+        if environ["REQUEST_METHOD"] == "HEAD":
+            return []
+        if reply.status == _OK and environ["PATH_INFO"] == "/metrics" and _SCRAPE_HEADER in environ:
+            self._record_scrape(environ, began)
+        return [reply.body]
+
+    def _answer(self, environ: WSGIEnvironment) -> Reply:
+        render = self._pages.get(environ["PATH_INFO"])
+        if render is None:
+            return _render_refusal("404 Not Found", "there is /metrics and /healthz")
+        if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
+            return _render_refusal("405 Method Not Allowed", "GET or HEAD", ("Allow", "GET, HEAD"))
+        return render(environ)
+
+    def _render_metrics(self, environ: WSGIEnvironment) -> Reply:
+        try:
+            page = self._collector.render(environ.get("HTTP_ACCEPT", ""))
+        except Exception as error:  # noqa: BLE001  one failed page must not end with a traceback
+            self._log_change(f"cannot render /metrics: {error!r}")
+            return _render_refusal("500 Internal Server Error", "the log says why")
+        self._log_change("")
+        return _render_page(page.content_type, page.body, environ)
+
+    def _render_health(self, environ: WSGIEnvironment) -> Reply:
+        now = time.monotonic()
+        document = {
+            "status": "ok",
+            "pid": os.getpid(),
+            "uptime_seconds": now - self._started,
+            "multiproc_dir": str(self._directory),
+            **self._scrapes.describe(now),
+        }
+        return _render_page(_JSON, f"{json.dumps(document)}\n".encode(), environ)
+
+    def _record_scrape(self, environ: WSGIEnvironment, began: float) -> None:
+        # Now that the page is complete, and before it goes out: who has read it finds it counted.
+        # A client that gave up, as Prometheus does after its timeout, has scraped nothing.
+        if not environ["waitress.client_disconnected"]():
+            self._scrapes.record(began)
+
+    def _log_change(self, error: str) -> None:
+        # A page that fails will fail again with the next scrape; once in the log is enough.
+        if error and error != self._last_error:
+            _logger.error("%s", error)
+        self._last_error = error
+
+
+def find_gzip_accepted(accept_encoding: str) -> bool:
+    """Tell whether an Accept-Encoding header names gzip, and not with a weight of zero."""
+    for offer in accept_encoding.lower().split(","):
+        coding, *parameters = (part.replace(" ", "") for part in offer.split(";"))
+        if coding == "gzip":
+            weight = next((text[2:] for text in parameters if text.startswith("q=")), "1")
+            return weight.strip("0.") != ""
+    return False
+
+
+def decide_connection_limit(descriptor_limit: int) -> int:
+    """Decide how many connections may be open: never so many that one could not be accepted.
+
+    An accept that fails for want of a descriptor would be tried again at once, for ever.
+    """
+    return max(1, min(_CONNECTION_LIMIT, descriptor_limit - _DESCRIPTORS_RESERVED))
+
+
+class Server:
+    """A waitress server on a listening socket, in a thread of its own."""
+
+    def __init__(self, application: Application, sock: socket.socket) -> None:
+        self._waitress = _create_server(application, sock)
+
+    def start(self) -> None:
+        """Begin to accept; a loop that fails ends the process, for nobody would be served."""
+        threading.Thread(target=self._run, name="http", daemon=True).start()
+
+    def stop_accepting(self) -> None:
+        """Leave new connections in the socket's queue, for whoever serves it next."""
+        self._waitress.accepting = False
+
+    def drain(self, timeout_seconds: float) -> None:
+        """Give the requests under way a moment to be answered."""
+        deadline = time.monotonic() + timeout_seconds
+        while self._is_busy() and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def _is_busy(self) -> bool:
+        channels = cast("Mapping[int, HTTPChannel]", self._waitress.active_channels)
+        return any(
+            channel.requests or channel.total_outbufs_len for channel in list(channels.values())
+        )
+
+    def _run(self) -> None:
+        failure: object = "its loop ended"
+        try:
+            self._waitress.run()
+        except Exception as error:  # noqa: BLE001  whatever it was, it is the end
+            failure = error
+        _logger.critical("metricsd cannot serve any more: %r", failure)
+        os._exit(1)
+
+
+class _Channel(HTTPChannel):
+    """One client's connection, kept from costing the others anything."""
+
+    def service(self) -> None:
+        # Answers to pipelined requests pile up until a worker waits, for ever, for a client that
+        # does not read them. The first one is answered and closes; a client may ask again.
+        requests: Any = self.requests
+        with cast("Any", self).requests_lock:
+            if len(requests) > 1:
+                requests[0].headers["CONNECTION"] = "close"
+        super().service()
+
+    def handle_expt(self) -> None:
+        # Urgent data is never read, so the poll would report it again at once, for ever.
+        self.handle_close()
+
+    def check_client_disconnected(self) -> bool:  # type: ignore[override]  # the stub's mistake
+        """Tell whether the client has hung up; waitress itself looks only between requests."""
+        sock = self.socket
+        if not self.connected or sock is None:
+            return True
+        try:
+            return not sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+
+def _create_server(application: Application, sock: socket.socket) -> BaseWSGIServer:
+    # Whose warnings are about one client's manners; ours are about the page.
+    logging.getLogger("waitress").setLevel(logging.ERROR)
+    server = create_server(
+        application,
+        sockets=[sock],
+        backlog=socket.SOMAXCONN,
+        connection_limit=decide_connection_limit(_raise_descriptor_limit()),
+        # More than ever scrape at once: /healthz must not queue behind waiting scrapes.
+        threads=16,
+        asyncore_use_poll=True,  # select ends at descriptor 1024
+        asyncore_loop_timeout=30,  # everything else wakes the loop by itself
+        max_request_header_size=16 * 1024,
+        max_request_body_size=64 * 1024,
+        outbuf_overflow=1 << 30,  # a page waits in memory, never in a temporary file
+        log_socket_errors=False,
+        ident="metricsd",
+    )
+    server = cast("BaseWSGIServer", server)
+    server.channel_class = _Channel
+    return server
+
+
+def _raise_descriptor_limit() -> int:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _CONNECTION_LIMIT + _DESCRIPTORS_RESERVED
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+    return raised
+
+
+def _render_page(content_type: str, body: bytes, environ: WSGIEnvironment) -> Reply:
+    headers: tuple[tuple[str, str], ...] = (("Content-Type", content_type),)
+    if find_gzip_accepted(environ.get("HTTP_ACCEPT_ENCODING", "")):
+        body = gzip.compress(body, _GZIP_LEVEL, mtime=0)
+        headers = (*headers, ("Content-Encoding", "gzip"))
+    return Reply(_OK, headers, body)
+
+
+def _render_refusal(status: str, hint: str, *headers: tuple[str, str]) -> Reply:
+    return Reply(status, (("Content-Type", _TEXT), *headers), f"{status}: {hint}\n".encode())

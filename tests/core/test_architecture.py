@@ -1,0 +1,443 @@
+"""The picture of docs/architecture.md, held to the source: who may know whom, who touches what."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from dataclasses import dataclass
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PACKAGES: Final = ("supervisor", "telemetry")
+
+# Each room, its kind, and the rooms it imports when it runs, wherever in it the import stands.
+# A new module needs a row here and one in docs/architecture.md; so does a new import.
+# pure: no clock, no I/O, nothing of the operating system. view: pure but for what it draws with.
+ROOMS: Final = """
+supervisor                pure
+supervisor.errors         pure
+supervisor.config         pure   errors
+supervisor.gates          pure
+supervisor.events         pure
+supervisor.environ        pure   gates telemetry.mode
+supervisor.lifecycle      pure   config events
+supervisor.fleet          pure   config events lifecycle
+supervisor.status         pure   fleet lifecycle
+supervisor.control        pure   errors
+supervisor.scrape_config  pure
+supervisor.render         view   logs
+
+supervisor.kernel         shell  kernel.darwin kernel.linux
+supervisor.kernel.darwin  shell  kernel
+supervisor.kernel.linux   shell  kernel
+supervisor.logs           shell
+supervisor.spawn          shell  errors kernel logs
+supervisor.port           shell  errors telemetry.holders
+supervisor.rundir         shell  errors
+supervisor.observe        shell  status telemetry.shards
+supervisor.admission      shell  environ errors gates spawn
+supervisor.probe          shell  config events lifecycle
+supervisor.loop           shell  supervisor admission config environ errors events fleet kernel
+                                 lifecycle logs probe rundir spawn status
+                                 telemetry.claim telemetry.clearing
+supervisor.serve          shell  supervisor admission config control errors events fleet kernel
+                                 lifecycle observe status
+supervisor.orphans        shell  config errors kernel observe rundir status telemetry.clearing
+supervisor.launch         shell  control errors events fleet logs loop orphans port rundir serve
+                                 telemetry.claim telemetry.clearing telemetry.shards
+supervisor.client         shell  control errors kernel
+supervisor.follow         shell  logs
+supervisor.cli            shell  supervisor admission client config control errors follow launch
+                                 logs orphans render rundir scrape_config status telemetry.mode
+
+telemetry                 shell  metrics
+telemetry.labels          pure
+telemetry.mode            pure
+telemetry.preallocate     shell
+telemetry.metrics         shell  labels mode preallocate
+telemetry.shards          shell
+telemetry.claim           shell
+telemetry.holders         shell  shards
+telemetry.clearing        shell  holders shards
+telemetry.collector       shell  shards
+telemetry.server          shell
+telemetry.metricsd        shell  collector holders mode server shards
+"""
+
+# All that the supervisor may know of telemetry.
+TELEMETRY_DOORS: Final = {"claim", "clearing", "holders", "mode", "shards"}
+
+# Who may import what is not ours and not Python's.
+FOREIGN: Final = {
+    "click": {"supervisor.cli", "supervisor.follow"},
+    "prometheus_client": {"telemetry.claim", "telemetry.collector", "telemetry.metrics"},
+    "psutil": {"supervisor.observe", "telemetry.holders"},
+    "rich": {"supervisor.cli", "supervisor.render"},
+    "waitress": {"telemetry.server"},
+    "watchfiles": {"supervisor.watch"},
+}
+
+# What of Python a pure room may use.
+PURE_LIBRARY: Final = """
+    __future__ collections collections.abc dataclasses enum fnmatch itertools json math re shlex
+    tomllib typing unicodedata zlib
+"""
+# And the few names of other modules: numbers and strings that happen to live there.
+PURE_NAMES: Final = {
+    ("supervisor.config", "pathlib"): {"Path", "PurePath"},
+    ("supervisor.environ", "os"): {"defpath", "pathsep"},
+    ("supervisor.lifecycle", "signal"): {"SIGKILL", "SIGTERM", "Signals"},
+    ("supervisor.status", "signal"): {"Signals"},
+    ("telemetry.mode", "pathlib"): {"Path"},
+}
+# A Path is a name; with one of these it would become a file.
+TOUCHING: Final = """
+    absolute chmod cwd exists expanduser glob home is_dir is_file iterdir lstat mkdir open
+    read_bytes read_text readlink rename resolve rglob rmdir samefile stat touch unlink
+    write_bytes write_text
+"""
+BUILTIN_IO: Final = "breakpoint eval exec input open print"
+
+# The only places that ask which operating system this is.
+PLATFORM: Final = {
+    "supervisor.kernel",
+    "supervisor.kernel.darwin",
+    "telemetry.holders",
+    "telemetry.preallocate",
+}
+
+# Whatever could bring another process into the world, and who may. launch forks the supervisor
+# itself, to detach; on macOS the kernel's room asks ps.
+STARTERS: Final = {
+    "supervisor.spawn": {"subprocess.Popen"},
+    "supervisor.launch": {"os.fork"},
+    "supervisor.kernel.darwin": {"subprocess.run"},
+}
+
+
+# -- Reading the source --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One imported module; `typing` when it is there for annotations alone."""
+
+    target: str
+    typing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """One module: its docstring, what it imports, names and calls."""
+
+    name: str
+    law: str | None
+    imports: tuple[Import, ...]
+    names: frozenset[str]
+    calls: tuple[ast.Call, ...]
+
+    def find_ours(self, *, typing: bool) -> set[str]:
+        """Find the rooms it knows; with `typing` also those it knows in annotations alone."""
+        return {module for module in self._find(typing=typing) if find_top(module) in PACKAGES}
+
+    def find_others(self, *, typing: bool) -> set[str]:
+        """Find what it imports from Python or from strangers."""
+        return {module for module in self._find(typing=typing) if find_top(module) not in PACKAGES}
+
+    def _find(self, *, typing: bool) -> set[str]:
+        return {found.target for found in self.imports if typing or not found.typing}
+
+
+def find_top(module: str) -> str:
+    return module.partition(".")[0]
+
+
+@cache
+def read_rooms() -> dict[str, Room]:
+    paths = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    rooms = {}
+    for name, path in paths.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        rooms[name] = Room(
+            name,
+            ast.get_docstring(tree),
+            tuple(find_imports(tree, package, frozenset(paths))),
+            frozenset(find_names(tree)),
+            tuple(node for node in ast.walk(tree) if isinstance(node, ast.Call)),
+        )
+    return rooms
+
+
+def find_imports(
+    node: ast.AST, package: str, known: frozenset[str], *, typing: bool = False
+) -> Iterator[Import]:
+    """Find every import under a node, those inside functions, classes and conditions too."""
+    for child in ast.iter_child_nodes(node):
+        match child:
+            case ast.Import(names=names):
+                yield from (Import(alias.name, typing) for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                above = [package.rsplit(".", level - 1)[0]] if level else []
+                base = ".".join([*above, *([module] if module else [])])
+                for alias in names:
+                    full = f"{base}.{alias.name}"
+                    yield Import(full if full in known else base, typing)
+            case ast.If(test=test, body=body, orelse=orelse) if is_type_checking(test):
+                for part in body:
+                    yield from find_imports(ast.Module([part], []), package, known, typing=True)
+                for part in orelse:
+                    yield from find_imports(ast.Module([part], []), package, known, typing=typing)
+            case ast.AST():
+                yield from find_imports(child, package, known, typing=typing)
+
+
+def is_type_checking(test: ast.expr) -> bool:
+    return ast.unparse(test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
+
+
+def find_names(tree: ast.AST) -> Iterator[str]:
+    """Find every dotted name, every name imported from a module as `module.name`, every alias."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from (f"{alias.name} as {alias.asname}" for alias in names if alias.asname)
+            case ast.Attribute(value=ast.Name(id=module), attr=name):
+                yield f"{module}.{name}"
+            case ast.ImportFrom(module=str(module), names=names):
+                yield from (f"{module}.{alias.name}" for alias in names)
+            case ast.AST():
+                pass
+
+
+def parse_rooms() -> dict[str, tuple[str, set[str]]]:
+    """Read the table: name -> kind and imports; names without a package are of the row's own."""
+    rows: dict[str, tuple[str, set[str]]] = {}
+    for line in ROOMS.splitlines():
+        if not line.strip():
+            continue
+        words = line.split()
+        if not line.startswith(" "):
+            name, kind, *words = words
+            rows[name] = (kind, set())
+        package = find_top(name)
+        ours = (word if find_top(word) in PACKAGES else f"{package}.{word}" for word in words)
+        rows[name][1].update(ours)
+    return rows
+
+
+def find_rooms(*kinds: str) -> list[Room]:
+    rooms = read_rooms()
+    return [rooms[name] for name, (kind, _) in parse_rooms().items() if kind in kinds]
+
+
+# -- The graph -----------------------------------------------------------------------------------
+
+
+def test_every_room_has_its_row() -> None:
+    assert set(read_rooms()) == set(parse_rooms())
+
+
+def test_each_room_imports_exactly_what_its_row_says() -> None:
+    for name, (_, allowed) in parse_rooms().items():
+        found = read_rooms()[name].find_ours(typing=False)
+        assert found <= allowed, f"{name} may not import {found - allowed}"
+        assert allowed <= found, f"the row of {name} names {allowed - found} for nothing"
+
+
+def test_imports_run_one_way() -> None:
+    # The kernel's files and its door are one room. Annotations must not point upwards either.
+    def find_room(name: str) -> str:
+        return "supervisor.kernel" if name.startswith("supervisor.kernel.") else name
+
+    graph: dict[str, set[str]] = {}
+    for name, room in read_rooms().items():
+        below = {find_room(other) for other in room.find_ours(typing=True)}
+        graph.setdefault(find_room(name), set()).update(below - {find_room(name)})
+    TopologicalSorter(graph).prepare()  # raises CycleError, which shows the cycle
+
+
+def test_telemetry_never_knows_the_supervisor() -> None:
+    for name, room in read_rooms().items():
+        if find_top(name) == "telemetry":
+            assert not [n for n in room.find_ours(typing=True) if find_top(n) != "telemetry"]
+
+
+def test_the_supervisor_enters_telemetry_by_its_doors_alone() -> None:
+    for name, room in read_rooms().items():
+        if find_top(name) == "supervisor":
+            known = {n for n in room.find_ours(typing=True) if find_top(n) == "telemetry"}
+            assert known <= {f"telemetry.{door}" for door in TELEMETRY_DOORS}, name
+
+
+def test_a_pure_room_knows_only_pure_rooms() -> None:
+    pure = {room.name for room in find_rooms("pure")}
+    for room in find_rooms("pure"):
+        assert room.find_ours(typing=True) <= pure, room.name
+
+
+def test_no_import_is_hidden() -> None:
+    # Neither in a call nor behind another name, where the tests below would not see it.
+    for name, room in read_rooms().items():
+        called = {ast.unparse(call.func).rpartition(".")[2] for call in room.calls}
+        assert not called & {"import_module", "__import__", "exec", "eval"}, name
+        assert not [found for found in room.names if " as " in found], name
+
+
+# -- What a room may touch -------------------------------------------------------------------------
+
+
+def test_a_pure_room_uses_nothing_of_the_operating_system() -> None:
+    for room in find_rooms("pure", "view"):
+        for module in room.find_others(typing=False) - set(PURE_LIBRARY.split()):
+            if find_top(module) not in FOREIGN:
+                names = {n.rpartition(".")[2] for n in room.names if n.startswith(f"{module}.")}
+                allowed = PURE_NAMES.get((room.name, module), set())
+                assert names <= allowed, f"{room.name} uses {module}: {names - allowed}"
+                assert names, f"{room.name} imports {module}"
+
+
+def test_a_pure_room_opens_and_prints_nothing() -> None:
+    for room in find_rooms("pure", "view"):
+        for call in room.calls:
+            match call.func:
+                case ast.Attribute(attr=name):
+                    assert name not in TOUCHING.split(), (
+                        f"{room.name}:{call.lineno} calls .{name}()"
+                    )
+                case ast.Name(id=name):
+                    assert name not in BUILTIN_IO.split(), (
+                        f"{room.name}:{call.lineno} calls {name}()"
+                    )
+                case ast.expr():
+                    pass
+
+
+def test_a_pure_room_uses_no_foreign_library() -> None:
+    for room in find_rooms("pure"):
+        assert not {find_top(module) for module in room.find_others(typing=True)} & set(FOREIGN)
+
+
+def test_each_foreign_library_is_used_where_it_may_be_and_nowhere_else() -> None:
+    for name, room in read_rooms().items():
+        for module in {find_top(found) for found in room.find_others(typing=True)}:
+            if module not in sys.stdlib_module_names:
+                assert name in FOREIGN.get(module, set()), f"{name} imports {module}"
+
+
+def test_only_the_named_places_ask_for_the_platform() -> None:
+    asking = {"sys.platform", "os.name", "os.uname", "sys.getwindowsversion"}
+    for name, room in read_rooms().items():
+        asks = asking & room.names or "platform" in room.find_others(typing=True)
+        assert bool(asks) == (name in PLATFORM), f"{name} asks {asks or 'no more'}"
+
+
+def test_only_spawn_starts_processes() -> None:
+    for name, room in read_rooms().items():
+        started = {found for found in room.names if is_starter(found)}
+        assert started == STARTERS.get(name, set()), name
+        modules = {find_top(module) for module in room.find_others(typing=True)}
+        assert not modules & {"multiprocessing", "pty", "concurrent"}, name
+
+
+def is_starter(name: str) -> bool:
+    module, _, attribute = name.rpartition(".")
+    match module:
+        case "subprocess":
+            return attribute not in {"DEVNULL", "STDOUT", "PIPE"}
+        case "os":
+            return attribute.startswith(("fork", "exec", "spawn", "posix_spawn", "system", "popen"))
+        case "asyncio":
+            return attribute.startswith("create_subprocess")
+        case _:
+            return False
+
+
+def test_nothing_reaps_a_child_that_is_not_marked_dead() -> None:
+    # Only spawn.reap and spawn.reap_stranger may, and never whoever comes first.
+    reaping = {"wait3", "wait4", "waitpid", "poll", "send_signal", "terminate", "communicate"}
+    for name, room in read_rooms().items():
+        names = {found.rpartition(".")[2] for found in room.names}
+        assert not names & (reaping - ({"waitpid"} if name == "supervisor.spawn" else set())), name
+        assert "P_ALL" not in names, name
+        for call in room.calls:
+            if ast.unparse(call.func).endswith("waitpid"):
+                assert ast.unparse(call.args[0]) not in {"-1", "0"}, f"{name}:{call.lineno}"
+
+
+def test_nothing_runs_between_fork_and_exec_and_no_shell_is_asked() -> None:
+    for name, room in read_rooms().items():
+        for call in room.calls:
+            keywords = {keyword.arg for keyword in call.keywords}
+            assert not keywords & {"preexec_fn", "shell"}, f"{name}:{call.lineno}"
+
+
+def test_no_time_is_taken_from_the_wall_clock() -> None:
+    wall = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "date.today"}
+    for name, room in read_rooms().items():
+        assert not wall & room.names, name
+
+
+# -- How a room begins --------------------------------------------------------------------------
+
+
+def test_every_room_opens_with_its_law() -> None:
+    for name, room in read_rooms().items():
+        assert room.law, f"{name} has no docstring"
+
+
+def test_the_page_names_every_room() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for name in read_rooms().keys() - {"supervisor"}:
+        room = name.removeprefix("supervisor.").removeprefix("telemetry.")
+        assert f"`{room}`" in page, f"docs/architecture.md does not name {name}"
+
+
+# -- The readers above, on planted sources --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "typing"),
+    [
+        ("import supervisor.loop", "supervisor.loop", False),
+        ("import supervisor.loop as quiet", "supervisor.loop", False),
+        ("from supervisor import loop", "supervisor.loop", False),
+        ("from supervisor import __version__", "supervisor", False),
+        ("from supervisor.loop import Loop", "supervisor.loop", False),
+        ("from . import loop", "supervisor.loop", False),
+        ("from .loop import Loop", "supervisor.loop", False),
+        ("def f():\n    from supervisor.loop import Loop", "supervisor.loop", False),
+        (
+            "class A:\n    async def f(self):\n        import supervisor.loop",
+            "supervisor.loop",
+            False,
+        ),
+        ("try:\n    import psutil\nexcept ImportError:\n    pass", "psutil", False),
+        ("if x:\n    pass\nelse:\n    import psutil", "psutil", False),
+        ("if TYPE_CHECKING:\n    from supervisor.loop import Loop", "supervisor.loop", True),
+        ("if typing.TYPE_CHECKING:\n    import supervisor.loop", "supervisor.loop", True),
+        ("if TYPE_CHECKING:\n    pass\nelse:\n    import psutil", "psutil", False),
+        ("if TYPE_CHECKING:\n    if x:\n        import psutil", "psutil", True),
+    ],
+)
+def test_an_import_is_found_wherever_it_stands(source: str, target: str, *, typing: bool) -> None:
+    known = frozenset({"supervisor", "supervisor.loop"})
+    assert list(find_imports(ast.parse(source), "supervisor", known)) == [Import(target, typing)]
+
+
+def test_a_name_is_found_however_it_came() -> None:
+    source = "import os as o\nfrom subprocess import Popen\nos.fork()\nx = sys.platform == 'a'"
+    found = set(find_names(ast.parse(source)))
+    assert found == {"os as o", "subprocess.Popen", "os.fork", "sys.platform"}

@@ -1,0 +1,660 @@
+"""Who comes up first, who goes down first, and that the end comes exactly once; as scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+
+from core.plays import Kernel, parse_event, render_action
+from supervisor.config import METRICSD, Policy, RestartWhen, SessionSpec
+from supervisor.events import Add, Drained, Event, KillAll, StopAll, Tick
+from supervisor.fleet import Fleet, Phase, build_fleet, step
+from supervisor.lifecycle import State, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from supervisor.events import ProcessEvent
+
+ON_FAILURE: Final = Policy(restart=RestartWhen.ON_FAILURE, stop_timeout_seconds=5)
+NO: Final = Policy(stop_timeout_seconds=9)
+
+
+class Play:
+    """A fleet over a model of the kernel that answers every spawn and reap at once."""
+
+    def __init__(self, *names: str, exit_when_done: bool = False) -> None:
+        self.fleet = build_fleet(build_specs(names), exit_when_done=exit_when_done)
+        self.kernel = Kernel()
+        self.now = 0.0
+        self.refused: set[str] = set()  # whose spawn fails
+
+    def tell(self, line: str) -> list[str]:
+        """Let `EVENT [NAME...]` happen; give back what was asked for, as `ACTION [NAME]`."""
+        word, *names = line.split()
+        match word.partition("(")[0]:
+            case "add":
+                return self.take(Add(build_specs(names)))
+            case "stop-all":
+                return self.take(StopAll())
+            case "kill-all":
+                return self.take(KillAll())
+            case "drained":
+                return self.take(Drained())
+            case "tick":
+                self.now += float(word[5:-1])
+                return self.take(Tick())
+            case "exited" | "left" | "gone":
+                return self.take(self.kernel.end(word, names[0]))
+            case _:
+                process = self.fleet.find(names[0])
+                incarnation = process.incarnation if process else 0
+                return self.take(parse_event(word, names[0], incarnation))
+
+    def take(self, event: Event) -> list[str]:
+        self.fleet, actions = step(self.fleet, event, self.now)
+        words = []
+        for action in actions:
+            name = getattr(action, "name", "")
+            words.append(f"{render_action(action)} {name}".strip())
+            answer: ProcessEvent | None = self.kernel.perform(action)
+            if name in self.kernel.spawning:
+                how = "spawn-refused" if name in self.refused else "spawned"
+                answer = self.kernel.answer(how, name)
+            words += self.take(answer) if answer else []
+        return words
+
+
+def build_specs(names: Sequence[str]) -> tuple[SessionSpec, ...]:
+    """Build sessions: one whose name begins with an r is restarted on failure."""
+    return tuple(
+        SessionSpec(
+            name=name,
+            command=("true",),
+            cwd=Path("/"),
+            policy=ON_FAILURE if name.startswith("r") else NO,
+        )
+        for name in names
+    )
+
+
+def play(script: str, *names: str, exit_when_done: bool = False) -> Play:
+    """Play lines of `EVENT [NAME...] > ACTION [NAME], ... > PHASE`."""
+    scene = Play(*names, exit_when_done=exit_when_done)
+    lines = [tuple(map(str.strip, line.split(">"))) for line in script.splitlines() if line.strip()]
+    played = [(line, ", ".join(scene.tell(line)), str(scene.fleet.phase)) for line, *_ in lines]
+    assert played == lines
+    return scene
+
+
+# -- Coming up -----------------------------------------------------------------------------------
+
+OPENED: Final = """
+    start metricsd        > SPAWN metricsd                 > opening
+    ready metricsd        > SPAWN a, SPAWN b               > serving
+"""
+
+
+def test_metricsd_is_first_and_the_sessions_wait_until_it_answers() -> None:
+    play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        tick(1)               >                                > opening
+        exited(1) metricsd    > MARK metricsd, REAP metricsd   > opening
+        tick(1)               > SPAWN metricsd                 > opening
+        ready metricsd        > SPAWN a, SPAWN b               > serving
+        """,
+        "a",
+        "b",
+    )
+
+
+def test_sessions_added_while_it_opens_wait_with_the_others() -> None:
+    play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        add b                 >                                > opening
+        ready metricsd        > SPAWN a, SPAWN b               > serving
+        """,
+        "a",
+    )
+
+
+def test_a_session_asked_for_while_it_opens_waits_too() -> None:
+    play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        restart a             >                                > opening
+        start b               >                                > opening
+        ready metricsd        > SPAWN a, SPAWN b               > serving
+        """,
+        "a",
+        "b",
+    )
+
+
+def test_a_session_stopped_while_it_opens_is_not_started_unless_asked_for_again() -> None:
+    scene = play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        stop a                >                                > opening
+        stop b                >                                > opening
+        start b               >                                > opening
+        ready metricsd        > SPAWN b                        > serving
+        """,
+        "a",
+        "b",
+    )
+    assert scene.fleet.sessions["a"].state is State.STOPPED
+
+
+def test_sessions_added_while_it_serves_start_at_once() -> None:
+    play(
+        OPENED
+        + """
+        add c d               > SPAWN c, SPAWN d               > serving
+        """,
+        "a",
+        "b",
+    )
+
+
+def test_a_session_whose_spawn_fails_is_in_nobodys_way() -> None:
+    scene = Play("a", "b")
+    scene.refused.add("a")
+    scene.tell("start metricsd")
+    assert scene.tell("ready metricsd") == ["SPAWN a", "SPAWN b"]
+    assert scene.fleet.phase is Phase.SERVING
+    assert scene.fleet.sessions["a"].state is State.FATAL
+    assert scene.fleet.failed
+
+
+def test_a_death_of_metricsd_leaves_the_sessions_alone() -> None:
+    scene = play(
+        OPENED
+        + """
+        exited(-9) metricsd   > MARK metricsd, REAP metricsd   > serving
+        add c                 > SPAWN c                        > serving
+        tick(0.1)             > SPAWN metricsd                 > serving
+        ready metricsd        >                                > serving
+        unhealthy metricsd    > KILL metricsd                  > serving
+        """,
+        "a",
+        "b",
+    )
+    assert {p.state for p in scene.fleet.sessions.values()} == {State.RUNNING}
+
+
+def test_a_death_of_a_session_leaves_the_others_alone() -> None:
+    scene = play(
+        OPENED
+        + """
+        exited(1) a           > MARK a, REAP a                 > serving
+        """,
+        "a",
+        "b",
+    )
+    states = {name: process.state for name, process in scene.fleet.sessions.items()}
+    assert states == {"a": State.EXITED, "b": State.RUNNING}
+
+
+# -- Names ---------------------------------------------------------------------------------------
+
+
+def test_an_ended_session_gives_its_name_to_a_new_one() -> None:
+    scene = play(
+        OPENED
+        + """
+        exited(1) a           > MARK a, REAP a                 > serving
+        add a                 > SPAWN a                        > serving
+        """,
+        "a",
+        "b",
+    )
+    assert scene.fleet.sessions["a"].restarts == 0
+    assert list(scene.fleet.sessions) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    "before", ["ready metricsd", "stop a", "stop r", "left(0) a", "exited(1) r", "kill r"]
+)
+def test_a_session_that_has_not_ended_keeps_its_name(before: str) -> None:
+    scene = Play("a", "r")
+    for line in ("start metricsd", "ready metricsd", before):
+        scene.tell(line)
+    kept = scene.fleet
+    assert scene.tell("add a r") == []
+    assert scene.fleet == kept
+
+
+def test_a_session_that_waits_for_metricsd_keeps_its_name() -> None:
+    scene = Play("a")
+    kept = scene.fleet
+    assert scene.tell("add a") == []
+    assert scene.fleet == kept
+
+
+def test_news_of_an_unknown_name_changes_nothing() -> None:
+    scene = Play("a")
+    before = scene.fleet
+    for word in ("start", "stop", "restart", "kill", "exited(0)", "reaped(0)", "deadline"):
+        assert scene.take(parse_event(word, "nobody", 1)) == []
+    assert scene.fleet == before
+    assert before.find("nobody") is None
+    assert before.find(METRICSD) is before.metricsd
+    assert before.find("a") is before.sessions["a"]
+    assert [process.name for process in before.processes] == [METRICSD, "a"]
+
+
+# -- Going down ----------------------------------------------------------------------------------
+
+
+def test_a_stop_goes_the_other_way_round_with_the_drain_between() -> None:
+    play(
+        OPENED
+        + """
+        stop-all              > TERM a, TERM b                 > closing
+        exited(0) b           > MARK b, REAP b                 > closing
+        left(0) a             > MARK a                         > closing
+        gone a                > REAP a, DRAIN                  > draining
+        tick(100)             >                                > draining
+        drained               > TERM metricsd                  > ending
+        exited(0) metricsd    > MARK metricsd, REAP metricsd, FINISH > ended
+        """,
+        "a",
+        "b",
+    )
+
+
+def test_each_session_has_its_own_timeout_unless_one_is_given() -> None:
+    scene = Play("a", "r")
+    scene.tell("start metricsd")
+    scene.tell("ready metricsd")
+    fleet, _ = step(scene.fleet, StopAll(), 100)
+    assert [p.deadline for p in fleet.sessions.values()] == [109, 105]
+    fleet, _ = step(scene.fleet, StopAll(2), 100)
+    assert [p.deadline for p in fleet.sessions.values()] == [102, 102]
+
+
+def test_a_stop_ends_the_waiting_of_one_that_backs_off() -> None:
+    play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        ready metricsd        > SPAWN r                        > serving
+        exited(1) r           > MARK r, REAP r                 > serving
+        stop-all              > DRAIN                          > draining
+        tick(60)              >                                > draining
+        """,
+        "r",
+    )
+
+
+def test_a_session_that_fails_while_all_go_down_is_not_restarted() -> None:
+    play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        ready metricsd        > SPAWN a, SPAWN r               > serving
+        left(1) r             > MARK r, TERM r                 > serving
+        stop-all              > TERM a                         > closing
+        gone r                > REAP r                         > closing
+        tick(1)               >                                > closing
+        exited(0) a           > MARK a, REAP a, DRAIN          > draining
+        """,
+        "a",
+        "r",
+    )
+
+
+def test_a_stop_while_it_opens_drains_nothing() -> None:
+    play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        stop-all              > TERM metricsd                  > ending
+        ready metricsd        >                                > ending
+        tick(5)               > KILL metricsd                  > ending
+        exited(-9) metricsd   > MARK metricsd, REAP metricsd, FINISH > ended
+        """,
+        "a",
+    )
+
+
+def test_a_stop_before_anything_is_up_ends_at_once_and_nothing_comes_up_later() -> None:
+    scene = play(
+        """
+        stop-all              > FINISH                         > ended
+        start metricsd        >                                > ended
+        add b                 >                                > ended
+        start a               >                                > ended
+        """,
+        "a",
+    )
+    assert list(scene.fleet.sessions) == ["a"]
+
+
+def test_without_metricsd_there_is_nothing_to_drain() -> None:
+    play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        ready metricsd        > SPAWN a                        > serving
+        exited(1) metricsd    > MARK metricsd, REAP metricsd   > serving
+        stop-all              > TERM a                         > closing
+        exited(0) a           > MARK a, REAP a, FINISH         > ended
+        """,
+        "a",
+    )
+
+
+def test_metricsd_is_kept_up_until_the_sessions_are_down() -> None:
+    play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        ready metricsd        > SPAWN a                        > serving
+        stop-all              > TERM a                         > closing
+        exited(1) metricsd    > MARK metricsd, REAP metricsd   > closing
+        tick(0.1)             > SPAWN metricsd                 > closing
+        ready metricsd        >                                > closing
+        exited(0) a           > MARK a, REAP a, DRAIN          > draining
+        """,
+        "a",
+    )
+
+
+@pytest.mark.parametrize("wish", ["add b", "start a", "restart a"])
+def test_nobody_is_started_once_all_go_down(wish: str) -> None:
+    scene = Play("a", "c")
+    for line in ("start metricsd", "ready metricsd", "stop-all", "exited(0) a"):
+        scene.tell(line)
+    for phase, line in (
+        (Phase.CLOSING, "exited(0) c"),
+        (Phase.DRAINING, "drained"),
+        (Phase.ENDING, "exited(0) metricsd"),
+    ):
+        assert scene.fleet.phase is phase
+        assert scene.tell(wish) == []
+        scene.tell(line)
+    assert scene.kernel.finished
+    assert list(scene.fleet.sessions) == ["a", "c"]
+
+
+def test_a_restart_asked_while_all_go_down_keeps_nobody_up() -> None:
+    scene = Play("a")
+    for line in ("start metricsd", "ready metricsd", "stop-all", "restart a", "start a"):
+        scene.tell(line)
+    assert scene.fleet.sessions["a"].target is Target.DOWN
+    assert scene.tell("exited(0) a") == ["MARK a", "REAP a", "DRAIN"]
+
+
+# -- In a hurry ----------------------------------------------------------------------------------
+
+
+def test_a_hurry_while_it_serves_kills_everybody_still_in_order() -> None:
+    play(
+        OPENED
+        + """
+        kill-all              > KILL a, KILL b                 > closing
+        exited(-9) a          > MARK a, REAP a                 > closing
+        exited(-9) b          > MARK b, REAP b, KILL metricsd  > ending
+        exited(-9) metricsd   > MARK metricsd, REAP metricsd, FINISH > ended
+        """,
+        "a",
+        "b",
+    )
+
+
+def test_a_hurry_while_it_opens_kills_metricsd() -> None:
+    play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        kill-all              > KILL metricsd                  > ending
+        exited(-9) metricsd   > MARK metricsd, REAP metricsd, FINISH > ended
+        """,
+        "a",
+    )
+
+
+def test_a_hurry_while_it_closes_drains_nothing() -> None:
+    play(
+        OPENED
+        + """
+        stop-all              > TERM a, TERM b                 > closing
+        exited(0) a           > MARK a, REAP a                 > closing
+        kill-all              > KILL b                         > closing
+        exited(-9) b          > MARK b, REAP b, KILL metricsd  > ending
+        """,
+        "a",
+        "b",
+    )
+
+
+def test_a_hurry_while_it_drains_waits_no_longer() -> None:
+    play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        ready metricsd        >                                > serving
+        stop-all              > DRAIN                          > draining
+        kill-all              > KILL metricsd                  > ending
+        drained               >                                > ending
+        exited(-9) metricsd   > MARK metricsd, REAP metricsd, FINISH > ended
+        """
+    )
+
+
+def test_a_hurry_at_the_very_end_kills_metricsd() -> None:
+    play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        ready metricsd        >                                > serving
+        stop-all              > DRAIN                          > draining
+        drained               > TERM metricsd                  > ending
+        kill-all              > KILL metricsd                  > ending
+        exited(-9) metricsd   > MARK metricsd, REAP metricsd, FINISH > ended
+        kill-all              >                                > ended
+        stop-all              >                                > ended
+        drained               >                                > ended
+        tick(9)               >                                > ended
+        """
+    )
+
+
+def test_a_second_stop_without_a_hurry_does_not_cut_the_drain_short() -> None:
+    play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        ready metricsd        >                                > serving
+        stop-all              > DRAIN                          > draining
+        stop-all              >                                > draining
+        drained               > TERM metricsd                  > ending
+        """
+    )
+
+
+def test_a_drain_that_nobody_waits_for_is_ignored() -> None:
+    play(
+        OPENED
+        + """
+        drained               >                                > serving
+        stop-all              > TERM a, TERM b                 > closing
+        drained               >                                > closing
+        """,
+        "a",
+        "b",
+    )
+
+
+# -- When done -----------------------------------------------------------------------------------
+
+
+def test_it_ends_when_the_last_session_has() -> None:
+    scene = play(
+        OPENED
+        + """
+        exited(0) a           > MARK a, REAP a                 > serving
+        exited(0) b           > MARK b, REAP b, DRAIN          > draining
+        drained               > TERM metricsd                  > ending
+        exited(0) metricsd    > MARK metricsd, REAP metricsd, FINISH > ended
+        """,
+        "a",
+        "b",
+        exit_when_done=True,
+    )
+    assert not scene.fleet.failed
+
+
+def test_it_ends_with_a_failure_when_any_session_failed() -> None:
+    scene = play(
+        OPENED
+        + """
+        exited(3) a           > MARK a, REAP a                 > serving
+        exited(0) b           > MARK b, REAP b, DRAIN          > draining
+        """,
+        "a",
+        "b",
+        exit_when_done=True,
+    )
+    assert scene.fleet.failed
+
+
+def test_it_waits_for_one_that_backs_off() -> None:
+    scene = play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        ready metricsd        > SPAWN r                        > serving
+        exited(1) r           > MARK r, REAP r                 > serving
+        tick(1)               > SPAWN r                        > serving
+        exited(0) r           > MARK r, REAP r, DRAIN          > draining
+        """,
+        "r",
+        exit_when_done=True,
+    )
+    assert not scene.fleet.failed
+
+
+def test_it_ends_when_no_session_could_be_spawned() -> None:
+    scene = Play("a", exit_when_done=True)
+    scene.refused.add("a")
+    scene.tell("start metricsd")
+    assert scene.tell("ready metricsd") == ["SPAWN a", "DRAIN"]
+    assert scene.fleet.failed
+
+
+def test_a_session_that_was_stopped_has_not_failed() -> None:
+    scene = play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        ready metricsd        > SPAWN a                        > serving
+        stop a                > TERM a                         > serving
+        exited(-15) a         > MARK a, REAP a, DRAIN          > draining
+        """,
+        "a",
+        exit_when_done=True,
+    )
+    assert not scene.fleet.failed
+
+
+def test_without_any_session_there_is_nothing_to_be_done_with() -> None:
+    play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        ready metricsd        >                                > serving
+        tick(60)              >                                > serving
+        add a                 > SPAWN a                        > serving
+        exited(0) a           > MARK a, REAP a, DRAIN          > draining
+        """,
+        exit_when_done=True,
+    )
+
+
+# -- Time ----------------------------------------------------------------------------------------
+
+
+def test_the_deadline_is_the_earliest_of_all() -> None:
+    scene = Play("a", "r")
+    assert scene.fleet.deadline is None
+    scene.tell("start metricsd")
+    assert scene.fleet.deadline == 10  # metricsd's start timeout
+    scene.tell("ready metricsd")
+    assert scene.fleet.deadline is None
+    scene.tell("stop a")
+    assert scene.fleet.deadline == 9
+    scene.tell("stop r")
+    assert scene.fleet.deadline == 5
+
+
+def test_a_tick_wakes_only_those_whose_time_has_come() -> None:
+    play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        ready metricsd        > SPAWN a, SPAWN r, SPAWN r2     > serving
+        stop a                > TERM a                         > serving
+        stop r                > TERM r                         > serving
+        stop r2               > TERM r2                        > serving
+        tick(4.5)             >                                > serving
+        tick(0.5)             > KILL r, KILL r2                > serving
+        tick(0.5)             >                                > serving
+        tick(0.5)             > KILL r, KILL r2                > serving
+        tick(3)               > KILL a, KILL r, KILL r2        > serving
+        """,
+        "a",
+        "r",
+        "r2",
+    )
+
+
+# -- Any order at all ------------------------------------------------------------------------------
+
+WORDS: Final = (
+    *(f"{wish} {name}" for wish in ("start", "stop", "restart", "kill") for name in ("a", "r")),
+    *(f"{death} {METRICSD}" for death in ("exited(1)", "left(0)", "gone", "ready", "unhealthy")),
+    *(f"{death} {name}" for death in ("exited(0)", "exited(1)", "left(1)") for name in ("a", "r")),
+    *("gone a", "gone r", "add a", "add a b", "drained", "ready metricsd", "start metricsd"),
+    *("tick(0.5)", "tick(5)", "tick(20)", "stop-all", "kill-all", "refuse a", "refuse r"),
+)
+
+
+def happen(scene: Play, line: str) -> None:
+    """Let something happen if it can at all; the model of the kernel complains if it must."""
+    word, *names = line.split()
+    child = scene.kernel.children.get(names[0]) if names else None
+    if word == "refuse":
+        scene.refused ^= set(names)
+    elif word.startswith(("exited", "left", "ready", "unhealthy")):
+        if child is not None and not child.dead:
+            scene.tell(line)
+    elif word == "gone":
+        if child is not None and child.remains:
+            scene.tell(line)
+    else:
+        scene.tell(line)
+    check(scene.fleet, scene.kernel)
+
+
+def check(fleet: Fleet, kernel: Kernel) -> None:
+    for process in fleet.processes:
+        kernel.check(process)
+    assert kernel.finished == (fleet.phase is Phase.ENDED)
+    if fleet.phase is Phase.OPENING:
+        assert kernel.children.keys() <= {METRICSD}
+    if fleet.phase in {Phase.DRAINING, Phase.ENDING, Phase.ENDED}:
+        assert kernel.children.keys() <= {METRICSD}
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(st.booleans(), st.binary(min_size=40, max_size=40))
+def test_whatever_happens_the_end_comes_exactly_once_and_leaves_nobody(
+    exit_when_done: bool, script: bytes
+) -> None:
+    scene = Play("a", "r", exit_when_done=exit_when_done)
+    for byte in script:
+        note(WORDS[byte % len(WORDS)])
+        happen(scene, WORDS[byte % len(WORDS)])
+    happen(scene, "kill-all")
+    while not scene.kernel.finished:
+        assert scene.kernel.children, f"nobody lives, and yet it goes on: {scene.fleet}"
+        for name, child in list(scene.kernel.children.items()):
+            if name != METRICSD or scene.fleet.phase is Phase.ENDING:
+                assert child.killed
+                happen(scene, f"{'gone' if child.dead else 'left(-9)'} {name}")

@@ -1,0 +1,966 @@
+"""Every state x event of `decide` against a literal table; whole lives as scripts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from itertools import product
+from signal import SIGKILL, SIGTERM
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+import pytest
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+
+from core.draw_lifecycle import PAGE, put_diagram, render_diagram
+from core.plays import Kernel, parse_event, render_action
+from supervisor import lifecycle
+from supervisor.config import METRICSD_POLICY, Policy, RestartWhen
+from supervisor.events import (
+    Action,
+    ChildEvent,
+    MarkDead,
+    ProcessEvent,
+    Reap,
+    SignalGroup,
+    Spawn,
+    Spawned,
+)
+from supervisor.lifecycle import (
+    ENDED,
+    TRANSITIONS,
+    Ending,
+    Process,
+    State,
+    Target,
+    decide,
+    find_backoff_seconds,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+# -- The table --------------------------------------------------------------------------------
+
+NOW: Final = 1000.0
+
+NO: Final = Policy(
+    restart=RestartWhen.NO,
+    stop_timeout_seconds=5,
+    stable_seconds=10,
+    backoff_seconds=0.5,
+    failure_limit=3,
+)
+ON_FAILURE: Final = replace(NO, restart=RestartWhen.ON_FAILURE)
+ALWAYS: Final = replace(NO, restart=RestartWhen.ALWAYS)
+FOR_EVER: Final = replace(ALWAYS, failure_limit=None, start_timeout_seconds=4)
+
+# Processes as they may stand at NOW, each in its third incarnation after two failures.
+_NONE: Final = Process(name="paper", policy=NO, target=Target.UP, incarnation=3, failures=2)
+_ENDED: Final = replace(_NONE, started_at=980, ready_at=980, ended_at=990)
+_SPAWNING: Final = replace(_NONE, state=State.STARTING)
+_STARTING: Final = replace(_SPAWNING, policy=FOR_EVER, pid=7, started_at=NOW, deadline=NOW + 4)
+_RUNNING: Final = replace(_NONE, state=State.RUNNING, pid=7, started_at=995, ready_at=995)
+_STOPPING: Final = replace(
+    _RUNNING,
+    state=State.STOPPING,
+    target=Target.DOWN,
+    ending=Ending.ASKED,
+    deadline=NOW + 2,
+)
+_UNSPAWNED: Final = replace(_STOPPING, pid=None, started_at=None, ready_at=None)
+_LEAVING: Final = replace(
+    _STOPPING,
+    target=Target.UP,
+    ending=Ending.BY_ITSELF,
+    dead=True,
+    ended_at=999,
+    returncode=1,
+)
+_KILLING: Final = replace(_STOPPING, state=State.KILLING, deadline=NOW + 0.5)
+_UNHEALTHY: Final = replace(
+    _KILLING, policy=FOR_EVER, target=Target.UP, ending=Ending.UNHEALTHY, reason="hung"
+)
+_UNHEALTHY_DEAD: Final = replace(_UNHEALTHY, dead=True, ended_at=999, returncode=-9)
+_UNREADY: Final = replace(_UNHEALTHY, pid=None, started_at=None, ready_at=None)
+
+CASES: Final = {
+    "stopped": replace(_ENDED, target=Target.DOWN, returncode=-15),
+    "waiting": Process(name="paper", policy=NO, target=Target.UP),
+    "exited": replace(_ENDED, state=State.EXITED, returncode=1),
+    "fatal": replace(_ENDED, state=State.FATAL, returncode=1, reason="broken"),
+    "backoff": replace(_ENDED, state=State.BACKOFF, policy=ALWAYS, deadline=NOW + 3),
+    "spawning": _SPAWNING,
+    "spawning:on-failure": replace(_SPAWNING, policy=ON_FAILURE),
+    "spawning:last-try": replace(_SPAWNING, policy=ON_FAILURE, failures=3),
+    "spawning:for-ever": replace(_SPAWNING, policy=FOR_EVER, deadline=NOW + 4),
+    "starting": _STARTING,
+    "running": _RUNNING,
+    "stopping": _STOPPING,
+    "stopping:unspawned": _UNSPAWNED,
+    "stopping:dead": replace(_STOPPING, dead=True, ended_at=999, returncode=-15),
+    "restarting": replace(_STOPPING, target=Target.UP),
+    "restarting:unspawned": replace(_UNSPAWNED, target=Target.UP),
+    "restarting:unspawned:on-failure": replace(_UNSPAWNED, target=Target.UP, policy=ON_FAILURE),
+    "restarting:dead": replace(_STOPPING, target=Target.UP, dead=True, ended_at=999),
+    "leaving": _LEAVING,
+    "leaving:down": replace(_LEAVING, target=Target.DOWN, policy=ALWAYS),
+    "leaving:on-failure": replace(_LEAVING, policy=ON_FAILURE),
+    "leaving:always": replace(_LEAVING, policy=ALWAYS),
+    "leaving:last-try": replace(_LEAVING, policy=ALWAYS, failures=3),
+    "leaving:for-ever": replace(_LEAVING, policy=FOR_EVER, failures=40),
+    "leaving:stable": replace(_LEAVING, policy=ALWAYS, ready_at=989),
+    "killing": _KILLING,
+    "killing:unspawned": replace(_UNSPAWNED, state=State.KILLING, deadline=NOW + 0.5),
+    "killing:dead": replace(_KILLING, dead=True, ended_at=999, returncode=-9),
+    "killing:up": replace(_KILLING, target=Target.UP),
+    "killing:up:dead": replace(_KILLING, target=Target.UP, dead=True, ended_at=999),
+    "unhealthy": _UNHEALTHY,
+    "unhealthy:dead": _UNHEALTHY_DEAD,
+    "unhealthy:dead:no": replace(_UNHEALTHY_DEAD, policy=NO),
+    "unhealthy:dead:last-try": replace(_UNHEALTHY_DEAD, policy=ALWAYS, failures=3),
+    "unready": replace(_UNREADY, policy=NO),
+    "unready:for-ever": _UNREADY,
+}
+
+EVENTS: Final = (
+    *("start", "stop", "stop(1)", "restart", "kill", "deadline"),
+    *("spawned", "spawn-failed", "spawn-refused", "ready", "unhealthy"),
+    *("exited(0)", "left(0)", "gone", "reaped(0)", "reaped(1)", "reaped(unknown)"),
+)
+
+# Each row holds for all of its cases and events; `*` is any ending. Deadlines count from NOW.
+# What `also` does not name is as before; a pair without a row changes nothing and asks for
+# nothing. `fresh` is a new incarnation; `rc=its` is the returncode that the event brings.
+TABLE: Final = """
+stopped                start,restart          starting up   -      SPAWN      fresh failures=0
+waiting                start,restart          starting up   -      SPAWN      fresh
+waiting                stop*,kill             stopped  down -      -
+exited                 start,restart          starting up   -      SPAWN      fresh failures=0
+exited                 stop*,kill             exited   down -      -
+fatal                  start,restart          starting up   -      SPAWN      fresh failures=0
+fatal                  stop*,kill             fatal    down -      -
+backoff                start,restart          starting up   -      SPAWN      fresh failures=0
+backoff                deadline               starting up   -      SPAWN      fresh
+backoff                stop*,kill             stopped  down -      -
+
+spawning*              stop                   stopping down +5     -          ending=asked
+spawning*              stop(1)                stopping down +1     -          ending=asked
+spawning*              restart                stopping up   +5     -          ending=asked failures=0
+spawning*              kill                   killing  down +1     -          ending=asked
+spawning:for-ever      deadline               killing  up   +1     -          ending=unhealthy reason=not_ready_4_s_after_its_start
+spawning:for-ever      spawned                starting up   +4     -          pid=8 started=now
+spawning:for-ever      spawn-failed           backoff  up   +1.316 -          ended=now failures=3 reason=busy
+spawning:for-ever      spawn-refused          backoff  up   +1.316 -          ended=now failures=3 reason=missing
+spawning               spawned                running  up   -      -          pid=8 started=now ready=now
+spawning               spawn-failed           fatal    up   -      -          ended=now reason=busy
+spawning               spawn-refused          fatal    up   -      -          ended=now reason=missing
+spawning:on-failure    spawned                running  up   -      -          pid=8 started=now ready=now
+spawning:on-failure    spawn-failed           backoff  up   +1.316 -          ended=now failures=3 reason=busy
+spawning:on-failure    spawn-refused          fatal    up   -      -          ended=now reason=missing
+spawning:last-try      spawned                running  up   -      -          pid=8 started=now ready=now
+spawning:last-try      spawn-failed           fatal    up   -      -          ended=now failures=4 reason=busy
+spawning:last-try      spawn-refused          fatal    up   -      -          ended=now reason=missing
+
+starting,running       stop                   stopping down +5     TERM       ending=asked
+starting,running       stop(1)                stopping down +1     TERM       ending=asked
+starting,running       restart                stopping up   +5     TERM       ending=asked failures=0
+starting,running       kill                   killing  down +1     KILL       ending=asked
+starting,running       exited(0)              stopping up   -      MARK,REAP  dead=yes ended=now rc=its ending=by_itself
+starting,running       left(0)                stopping up   +5     MARK,TERM  dead=yes ended=now rc=its ending=by_itself
+starting               ready                  running  up   -      -          ready=now
+starting               deadline               killing  up   +1     KILL       ending=unhealthy reason=not_ready_4_s_after_its_start
+running                unhealthy              killing  up   +1     KILL       ending=unhealthy reason=hung
+
+stopping*              start,restart          stopping up   +2     -          failures=0
+stopping*              stop(1)                stopping down +1     -
+stopping,stopping:dead kill,deadline          killing  down +1     KILL
+stopping               exited(0)              stopping down -      MARK,REAP  dead=yes ended=now rc=its
+stopping               left(0)                stopping down +2     MARK       dead=yes ended=now rc=its
+stopping:dead          gone                   stopping down -      REAP
+stopping:dead          reaped*                stopped  down -      -          pid=- dead=no ending=- rc=its
+stopping:unspawned     kill,deadline          killing  down +1     -
+stopping:unspawned     spawned                stopping down +2     TERM       pid=8 started=now
+stopping:unspawned     spawn-failed           stopped  down -      -          ending=- ended=now reason=busy
+stopping:unspawned     spawn-refused          stopped  down -      -          ending=- ended=now reason=missing
+
+restarting*            start,restart          stopping up   +2     -          failures=0
+restarting*            stop                   stopping down +2     -
+restarting*            stop(1)                stopping down +1     -
+restarting             kill                   killing  down +1     KILL
+restarting             deadline               killing  up   +1     KILL
+restarting             exited(0)              stopping up   -      MARK,REAP  dead=yes ended=now rc=its
+restarting             left(0)                stopping up   +2     MARK       dead=yes ended=now rc=its
+restarting:dead        kill                   killing  down +1     KILL
+restarting:dead        deadline               killing  up   +1     KILL
+restarting:dead        gone                   stopping up   -      REAP
+restarting:dead        reaped*                starting up   -      SPAWN      fresh
+restarting:unspawned*  kill                   killing  down +1     -
+restarting:unspawned*  deadline               killing  up   +1     -
+restarting:unspawned*  spawned                stopping up   +2     TERM       pid=8 started=now
+restarting:unspawned   spawn-failed           fatal    up   -      -          ending=- ended=now reason=busy
+restarting:unspawned*  spawn-refused          fatal    up   -      -          ending=- ended=now reason=missing
+restarting:un*:on-*    spawn-failed           backoff  up   +1.316 -          ending=- ended=now failures=3 reason=busy
+
+leaving*               start,restart          stopping up   +2     -          failures=0 ending=asked
+leaving,leaving:[!d]*  stop                   stopping down +2     -
+leaving*               stop(1)                stopping down +1     -
+leaving*               kill                   killing  down +1     KILL
+leaving,leaving:[!d]*  deadline               killing  up   +1     KILL
+leaving,leaving:[!d]*  gone                   stopping up   -      REAP
+leaving                reaped*                exited   up   -      -          pid=- dead=no ending=- rc=its
+leaving:down           deadline               killing  down +1     KILL
+leaving:down           gone                   stopping down -      REAP
+leaving:down           reaped*                exited   down -      -          pid=- dead=no ending=- rc=its
+leaving:on-failure     reaped(0),reaped(u*) exited   up   -      -          pid=- dead=no ending=- rc=its
+leaving:on-failure     reaped(1)              backoff  up   +1.316 -          pid=- dead=no ending=- rc=its failures=3
+leaving:always         reaped*                backoff  up   +1.316 -          pid=- dead=no ending=- rc=its failures=3
+leaving:last-try       reaped*                fatal    up   -      -          pid=- dead=no ending=- rc=its failures=4 reason=ended_4_times_in_a_row,_each_within_10_s_of_its_start
+leaving:for-ever       reaped*                backoff  up   +19.738 -         pid=- dead=no ending=- rc=its failures=41
+leaving:stable         reaped*                starting up   -      SPAWN      fresh failures=0
+
+killing*               start,restart          killing  up   +0.5   -          failures=0
+killing,killing:dead   kill,deadline          killing  down +1     KILL
+killing                exited(0)              killing  down -      MARK,REAP  dead=yes ended=now rc=its
+killing                left(0)                killing  down +0.5   MARK       dead=yes ended=now rc=its
+killing:dead           gone                   killing  down -      REAP
+killing:dead           reaped*                stopped  down -      -          pid=- dead=no ending=- rc=its
+killing:unspawned      kill,deadline          killing  down +1     -
+killing:unspawned      spawned                killing  down +0.5   KILL       pid=8 started=now
+killing:unspawned      spawn-failed           stopped  down -      -          ending=- ended=now reason=busy
+killing:unspawned      spawn-refused          stopped  down -      -          ending=- ended=now reason=missing
+killing:up*            stop*                  killing  down +0.5   -
+killing:up*            kill                   killing  down +1     KILL
+killing:up*            deadline               killing  up   +1     KILL
+killing:up             exited(0)              killing  up   -      MARK,REAP  dead=yes ended=now rc=its
+killing:up             left(0)                killing  up   +0.5   MARK       dead=yes ended=now rc=its
+killing:up:dead        gone                   killing  up   -      REAP
+killing:up:dead        reaped*                starting up   -      SPAWN      fresh
+
+unhealthy*,unready*    start,restart          killing  up   +0.5   -          failures=0 ending=asked
+unhealthy*,unready*    stop*                  killing  down +0.5   -
+unhealthy*             kill                   killing  down +1     KILL
+unhealthy*             deadline               killing  up   +1     KILL
+unhealthy              exited(0)              killing  up   -      MARK,REAP  dead=yes ended=now rc=its
+unhealthy              left(0)                killing  up   +0.5   MARK       dead=yes ended=now rc=its
+unhealthy:dead*        gone                   killing  up   -      REAP
+unhealthy:dead         reaped*                backoff  up   +1.316 -          pid=- dead=no ending=- rc=its failures=3
+unhealthy:dead:no      reaped*                exited   up   -      -          pid=- dead=no ending=- rc=its
+unhealthy:dead:last-*  reaped*                fatal    up   -      -          pid=- dead=no ending=- rc=its failures=4
+unready*               kill                   killing  down +1     -
+unready*               deadline               killing  up   +1     -
+unready*               spawned                killing  up   +0.5   KILL       pid=8 started=now
+unready                spawn-failed           fatal    up   -      -          ending=- ended=now reason=busy
+unready                spawn-refused          fatal    up   -      -          ending=- ended=now reason=missing
+unready:for-ever       spawn-failed           backoff  up   +1.316 -          ending=- ended=now failures=3 reason=busy
+unready:for-ever       spawn-refused          backoff  up   +1.316 -          ending=- ended=now failures=3 reason=missing
+"""  # noqa: E501 - a table is read by its columns
+
+_FRESH: Final[dict[str, Any]] = {
+    "pid": None,
+    "dead": False,
+    "ending": None,
+    "started_at": None,
+    "ready_at": None,
+    "ended_at": None,
+    "returncode": None,
+    "reason": "",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    cases: tuple[str, ...]
+    events: tuple[str, ...]
+    state: State
+    target: Target
+    deadline: float | None
+    actions: tuple[str, ...]
+    also: tuple[str, ...]
+
+    def build_process(self, before: Process, event: Any) -> Process:
+        changes: dict[str, Any] = {}
+        for word in self.also:
+            changes |= parse_change(word, before, event)
+        return replace(
+            before, state=self.state, target=self.target, deadline=self.deadline, **changes
+        )
+
+    def build_actions(self, before: Process) -> tuple[Action, ...]:
+        name, incarnation = before.name, before.incarnation
+        actions: dict[str, Action] = {
+            "SPAWN": Spawn(name, incarnation + 1),
+            "TERM": SignalGroup(name, incarnation, SIGTERM),
+            "KILL": SignalGroup(name, incarnation, SIGKILL),
+            "MARK": MarkDead(name, incarnation, before.pid or 0),
+            "REAP": Reap(name, incarnation),
+        }
+        return tuple(actions[word] for word in self.actions)
+
+
+def parse_row(line: str) -> Row:
+    cases, events, state, target, deadline, actions, *also = line.split()
+    return Row(
+        tuple(cases.split(",")),
+        tuple(events.split(",")),
+        State(state),
+        Target(target),
+        None if deadline == "-" else NOW + float(deadline),
+        () if actions == "-" else tuple(actions.split(",")),
+        tuple(also),
+    )
+
+
+def parse_change(word: str, before: Process, event: Any) -> dict[str, Any]:
+    key, _, text = word.partition("=")
+    match key:
+        case "fresh":
+            return {"incarnation": before.incarnation + 1, **_FRESH}
+        case "rc":
+            return {"returncode": event.returncode}
+        case "started" | "ready" | "ended":
+            return {f"{key}_at": NOW}
+        case "pid":
+            return {"pid": None if text == "-" else int(text)}
+        case "dead":
+            return {"dead": text == "yes"}
+        case "ending":
+            return {"ending": None if text == "-" else Ending(text.replace("_", " "))}
+        case "failures":
+            return {"failures": int(text)}
+        case "reason":
+            return {"reason": text.replace("_", " ")}
+        case _:
+            raise AssertionError(f"not a change: {word!r}")
+
+
+def find_rows() -> dict[tuple[str, str], Row]:
+    """Give each case and event its row; none has two."""
+    found: dict[tuple[str, str], Row] = {}
+    for row in map(parse_row, filter(None, TABLE.splitlines())):
+        pairs = list(product(find_named(CASES, row.cases), find_named(EVENTS, row.events)))
+        assert pairs, f"nothing is named by {row}"
+        assert not found.keys() & pairs, f"{row} holds for what another row holds for"
+        found |= dict.fromkeys(pairs, row)
+    return found
+
+
+def find_named(names: Iterable[str], patterns: tuple[str, ...]) -> list[str]:
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def can_happen(process: Process, event: ProcessEvent) -> bool:
+    """Whether the shell may say so: nobody dies twice, or before the spawn was answered."""
+    match type(event).__name__:
+        case "Spawned" | "SpawnFailed":
+            return process.pid is None
+        case "Ready" | "Unhealthy" | "Exited":
+            return process.pid is not None and not process.dead
+        case "Reaped":
+            return process.dead
+        case "DeadlinePassed":
+            return process.deadline is not None
+        case _:
+            return True
+
+
+def find_checks() -> Iterator[tuple[str, Process, ProcessEvent, Row | None]]:
+    """Every case with every event; what cannot happen is left out where it would do something."""
+    rows = find_rows()
+    for (case, process), word in product(CASES.items(), EVENTS):
+        event = parse_event(word, process.name, process.incarnation)
+        if can_happen(process, event) or type(event) not in TRANSITIONS[process.state]:
+            yield case, process, event, rows.get((case, word))
+
+
+CHECKS: Final = tuple(find_checks())
+
+
+def find_mismatch(process: Process, event: ProcessEvent, row: Row | None) -> str:
+    """Compare what `decide` says with the table; empty where they agree."""
+    after, actions = decide(process, event, NOW)
+    if after.deadline is not None:
+        after = replace(after, deadline=round(after.deadline, 3))
+    wanted = row.build_process(process, event) if row else process
+    wanted_actions = row.build_actions(process) if row else ()
+    if (after, actions) == (wanted, wanted_actions):
+        return ""
+    return f"{event} at {process}\n  gives  {after} {actions}\n  not    {wanted} {wanted_actions}"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_event_does_what_the_table_says(case: str) -> None:
+    checks = [(process, event, row) for name, process, event, row in CHECKS if name == case]
+    assert [found for check in checks if (found := find_mismatch(*check))] == []
+
+
+def test_the_table_covers_every_state_and_event() -> None:
+    pairs = {(process.state, type(event)) for _, process, event, _ in CHECKS}
+    assert len(pairs) == 96 == len(State) * len(get_args(ProcessEvent))
+
+
+def test_each_row_of_the_table_is_used() -> None:
+    assert set(find_rows().values()) == {row for *_, row in CHECKS if row}
+
+
+@pytest.mark.parametrize("state", State)
+def test_the_table_fails_without_any_one_transition(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks = [(process, event, row) for _, process, event, row in CHECKS]
+    for kind in TRANSITIONS[state]:
+        row = {other: t for other, t in TRANSITIONS[state].items() if other is not kind}
+        monkeypatch.setattr(lifecycle, "TRANSITIONS", {**TRANSITIONS, state: row})
+        concerned = [c for c in checks if c[0].state is state and type(c[1]) is kind]
+        assert any(find_mismatch(*check) for check in concerned), f"{state} x {kind.__name__}"
+
+
+def test_each_declared_state_is_reached_and_no_other() -> None:
+    reached: dict[tuple[State, type[ProcessEvent]], set[State]] = {}
+    for _, process, event, _ in CHECKS:
+        after, _ = decide(process, event, NOW)
+        reached.setdefault((process.state, type(event)), set()).add(after.state)
+    for (state, kind), states in reached.items():
+        transition = TRANSITIONS[state].get(kind)
+        declared = set(transition.to) if transition else set()
+        assert states == (declared or {state}), f"{state} x {kind.__name__}"
+
+
+@pytest.mark.parametrize("difference", [-1, 1])
+def test_news_of_another_incarnation_is_ignored(difference: int) -> None:
+    told = set()
+    for process in CASES.values():
+        for word in EVENTS:
+            event = parse_event(word, process.name, process.incarnation + difference)
+            if isinstance(event, get_args(ChildEvent)):
+                told.add(type(event))
+                assert decide(process, event, NOW) == (process, ())
+    assert told == set(get_args(ChildEvent))
+
+
+def test_the_page_shows_the_diagram_of_the_transitions() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert page == put_diagram(page, render_diagram(TRANSITIONS)), (
+        "docs/architecture.md is behind TRANSITIONS: run `python tests/core/draw_lifecycle.py`"
+    )
+
+
+# -- Lives, as scripts --------------------------------------------------------------------------
+
+
+class Life:
+    """One process over a model of the kernel; the clock is an argument and nothing waits."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.process = Process(name="paper", policy=policy)
+        self.kernel = Kernel()
+        self.now = 0.0
+
+    def tell(self, word: str) -> list[str]:
+        """Let an event happen; give back what was asked for, up to the answer to a reap."""
+        name = self.process.name
+        match word.partition("(")[0]:
+            case "spawned" | "spawn-failed" | "spawn-refused":
+                return self.take(self.kernel.answer(word, name))
+            case "exited" | "left" | "gone":
+                return self.take(self.kernel.end(word, name))
+            case _:
+                return self.take(parse_event(word, name, self.process.incarnation))
+
+    def take(self, event: ProcessEvent) -> list[str]:
+        words = []
+        self.process, actions = decide(self.process, event, self.now)
+        for action in actions:
+            words.append(render_action(action))
+            answer = self.kernel.perform(action)
+            words += self.take(answer) if answer else []
+        self.kernel.check(self.process)
+        return words
+
+
+def play(policy: Policy, script: str) -> Process:
+    """Play lines of `SECONDS EVENT STATE ACTION...`; `due` is the time of the deadline."""
+    life, played = Life(policy), []
+    lines = [line.split() for line in script.strip().splitlines()]
+    for at, word, *_ in lines:
+        due = life.process.deadline
+        life.now = (due or 0.0) if at == "due" else float(at)
+        assert word != "deadline" or life.now == due, f"no deadline at {at}"
+        assert due is None or life.now <= due, f"the deadline at {due} was missed at {at}"
+        actions = life.tell(word)
+        played.append([at, word, str(life.process.state), *actions])
+    assert played == lines
+    return life.process
+
+
+def test_a_plain_life() -> None:
+    process = play(
+        NO,
+        """
+        0     start      starting  SPAWN
+        0.25  spawned    running
+        60    stop       stopping  TERM
+        61    exited(0)  stopped   MARK REAP
+        """,
+    )
+    assert (process.started_at, process.ended_at, process.restarts) == (0.25, 61, 0)
+    assert (process.target, process.returncode, process.failed) == (Target.DOWN, 0, False)
+
+
+def test_a_stop_is_term_then_kill_until_it_is_dead() -> None:
+    process = play(
+        NO,
+        """
+        0     start       starting  SPAWN
+        0     spawned     running
+        10    stop        stopping  TERM
+        15    deadline    killing   KILL
+        16    deadline    killing   KILL
+        17    deadline    killing   KILL
+        17.5  exited(-9)  stopped   MARK REAP
+        """,
+    )
+    assert process.returncode == -9
+
+
+def test_a_stop_waits_for_the_whole_group() -> None:
+    play(
+        NO,
+        """
+        0     start      starting  SPAWN
+        0     spawned    running
+        10    stop       stopping  TERM
+        11    left(0)    stopping  MARK
+        15    deadline   killing   KILL
+        15.1  gone       stopped   REAP
+        """,
+    )
+
+
+def test_a_second_stop_may_only_hurry() -> None:
+    play(
+        NO,
+        """
+        0   start      starting  SPAWN
+        0   spawned    running
+        10  stop       stopping  TERM
+        11  stop(60)   stopping
+        12  stop(1)    stopping
+        13  deadline   killing   KILL
+        13  exited(-9) stopped   MARK REAP
+        """,
+    )
+
+
+def test_a_kill_does_not_ask_first() -> None:
+    play(
+        NO,
+        """
+        0   start      starting  SPAWN
+        0   spawned    running
+        10  kill       killing   KILL
+        10  exited(-9) stopped   MARK REAP
+        """,
+    )
+
+
+def test_what_a_session_leaves_of_its_group_is_ended_before_its_pid_is_given_back() -> None:
+    process = play(
+        NO,
+        """
+        0  start    starting  SPAWN
+        0  spawned  running
+        5  left(3)  stopping  MARK TERM
+        7  gone     exited    REAP
+        """,
+    )
+    assert (process.returncode, process.ended_at, process.failed) == (3, 5, True)
+
+
+def test_what_a_session_leaves_of_its_group_is_killed_in_the_end() -> None:
+    play(
+        NO,
+        """
+        0   start     starting  SPAWN
+        0   spawned   running
+        5   left(0)   stopping  MARK TERM
+        10  deadline  killing   KILL
+        11  deadline  killing   KILL
+        11  gone      exited    REAP
+        """,
+    )
+
+
+def test_a_stop_before_the_spawn_is_answered_is_made_up_for() -> None:
+    play(
+        NO,
+        """
+        0  start      starting  SPAWN
+        1  stop       stopping
+        2  spawned    stopping  TERM
+        3  exited(0)  stopped   MARK REAP
+        """,
+    )
+    play(
+        NO,
+        """
+        0  start       starting  SPAWN
+        1  stop        stopping
+        6  deadline    killing
+        7  spawned     killing   KILL
+        7  exited(-9)  stopped   MARK REAP
+        """,
+    )
+    process = play(
+        ALWAYS,
+        """
+        0  start         starting  SPAWN
+        1  stop          stopping
+        2  spawn-failed  stopped
+        """,
+    )
+    assert process.reason == "busy"
+
+
+def test_a_restart_is_a_stop_with_target_up() -> None:
+    process = play(
+        NO,
+        """
+        0   start       starting  SPAWN
+        0   spawned     running
+        10  restart     stopping  TERM
+        15  deadline    killing   KILL
+        15  exited(-9)  starting  MARK REAP SPAWN
+        15  spawned     running
+        """,
+    )
+    assert (process.incarnation, process.restarts, process.returncode) == (2, 1, None)
+
+
+def test_a_start_asked_while_it_stops_brings_it_up_again() -> None:
+    play(
+        NO,
+        """
+        0   start      starting  SPAWN
+        0   spawned    running
+        10  stop       stopping  TERM
+        11  start      stopping
+        12  exited(0)  starting  MARK REAP SPAWN
+        """,
+    )
+
+
+def test_the_last_wish_counts() -> None:
+    play(
+        NO,
+        """
+        0   start      starting  SPAWN
+        0   spawned    running
+        10  restart    stopping  TERM
+        11  stop       stopping
+        12  start      stopping
+        13  stop       stopping
+        14  exited(0)  stopped   MARK REAP
+        """,
+    )
+
+
+def test_a_stop_while_it_backs_off_ends_the_waiting() -> None:
+    process = play(
+        ALWAYS,
+        """
+        0  start      starting  SPAWN
+        0  spawned    running
+        1  exited(1)  backoff   MARK REAP
+        1  stop       stopped
+        """,
+    )
+    assert (process.target, process.deadline, process.failed) == (Target.DOWN, None, False)
+
+
+def test_an_exit_during_the_start_is_a_failure() -> None:
+    process = play(
+        FOR_EVER,
+        """
+        0    start      starting  SPAWN
+        0    spawned    starting
+        0.5  exited(1)  backoff   MARK REAP
+        due  deadline   starting  SPAWN
+        """,
+    )
+    assert process.failures == 1
+
+
+def test_a_spawn_that_failed_for_now_is_tried_again() -> None:
+    process = play(
+        ON_FAILURE,
+        """
+        0    start         starting  SPAWN
+        0    spawn-failed  backoff
+        due  deadline      starting  SPAWN
+        9    spawned       running
+        """,
+    )
+    assert process.incarnation == 2
+
+
+def test_a_spawn_that_can_never_work_is_fatal() -> None:
+    process = play(
+        ALWAYS,
+        """
+        0  start          starting  SPAWN
+        0  spawn-refused  fatal
+        """,
+    )
+    assert (process.reason, process.failed) == ("missing", True)
+
+
+def test_a_fatal_one_starts_when_asked() -> None:
+    process = play(
+        ALWAYS,
+        """
+        0  start          starting  SPAWN
+        0  spawn-refused  fatal
+        5  start          starting  SPAWN
+        5  spawned        running
+        """,
+    )
+    assert process.reason == ""
+
+
+def test_on_failure_restarts_a_failure_alone() -> None:
+    failed = """
+        0  start      starting  SPAWN
+        0  spawned    running
+        1  exited(1)  backoff   MARK REAP
+        """
+    play(ON_FAILURE, failed)
+    play(ON_FAILURE, failed.replace("exited(1)", "exited(-9)"))
+    play(ON_FAILURE, failed.replace("exited(1)  backoff", "exited(0)  exited "))
+    play(
+        replace(ON_FAILURE, success_exit_codes=frozenset({0, 1})),
+        failed.replace("backoff", "exited"),
+    )
+
+
+def test_a_status_that_cannot_be_known_restarts_nothing_on_failure() -> None:
+    process = play(
+        ON_FAILURE,
+        """
+        0   start            starting  SPAWN
+        0   spawned          running
+        60  exited(unknown)  exited    MARK REAP
+        """,
+    )
+    assert (process.returncode, process.failed) == (None, True)
+
+
+def test_always_restarts_a_success_too() -> None:
+    play(
+        ALWAYS,
+        """
+        0    start      starting  SPAWN
+        0    spawned    running
+        1    exited(0)  backoff   MARK REAP
+        due  deadline   starting  SPAWN
+        """,
+    )
+
+
+def test_no_policy_restarts_nothing() -> None:
+    play(
+        NO,
+        """
+        0   start      starting  SPAWN
+        0   spawned    running
+        60  exited(1)  exited    MARK REAP
+        """,
+    )
+
+
+def test_the_first_restart_after_a_stable_period_comes_at_once() -> None:
+    process = play(
+        ON_FAILURE,
+        """
+        0    start      starting  SPAWN
+        0    spawned    running
+        1    exited(1)  backoff   MARK REAP
+        due  deadline   starting  SPAWN
+        2    spawned    running
+        12   exited(1)  starting  MARK REAP SPAWN
+        12   spawned    running
+        """,
+    )
+    assert process.failures == 0
+
+
+def test_failures_in_a_row_end_in_fatal_with_a_reason() -> None:
+    life = Life(ALWAYS)
+    life.tell("start")
+    for _ in range(3):
+        life.tell("spawned")
+        life.now += 1
+        life.tell("exited(1)")
+        assert life.process.state is State.BACKOFF
+        life.now = life.process.deadline or 0.0
+        life.tell("deadline")
+    life.tell("spawned")
+    life.tell("exited(1)")
+    assert life.process.state is State.FATAL
+    assert life.process.reason == "ended 4 times in a row, each within 10 s of its start"
+
+
+def test_metricsd_is_never_given_up() -> None:
+    life = Life(METRICSD_POLICY)
+    life.tell("start")
+    delays = []
+    for number in range(100):
+        if number % 3:
+            life.tell("spawned")
+            life.tell("exited(1)")
+        else:
+            life.tell("spawn-refused")
+        assert life.process.state is State.BACKOFF
+        delays.append((life.process.deadline or 0.0) - life.now)
+        life.now = life.process.deadline or 0.0
+        life.tell("deadline")
+    assert max(delays) <= 1.0
+    assert delays[0] <= 0.1
+
+
+def test_a_start_that_takes_too_long_is_killed_and_tried_again() -> None:
+    process = play(
+        FOR_EVER,
+        """
+        0    start       starting  SPAWN
+        1    spawned     starting
+        4    deadline    killing   KILL
+        4    exited(-9)  backoff   MARK REAP
+        due  deadline    starting  SPAWN
+        5    spawned     starting
+        6    ready       running
+        """,
+    )
+    assert process.started_at == 5
+    assert process.ready_at == 6
+
+
+def test_one_that_was_never_ready_was_not_stable_however_long_it_lived() -> None:
+    assert METRICSD_POLICY.start_timeout_seconds == METRICSD_POLICY.stable_seconds
+    process = play(
+        METRICSD_POLICY,
+        """
+        0   start       starting  SPAWN
+        0   spawned     starting
+        10  deadline    killing   KILL
+        10  exited(-9)  backoff   MARK REAP
+        """,
+    )
+    assert (process.failures, process.reason) == (1, "not ready 10 s after its start")
+
+
+def test_an_unhealthy_one_is_killed_and_restarted() -> None:
+    process = play(
+        METRICSD_POLICY,
+        """
+        0     start       starting  SPAWN
+        0     spawned     starting
+        1     ready       running
+        5     unhealthy   killing   KILL
+        5     exited(-9)  backoff   MARK REAP
+        due   deadline    starting  SPAWN
+        6     spawned     starting
+        6     ready       running
+        600   unhealthy   killing   KILL
+        600   left(-9)    killing   MARK
+        600   gone        starting  REAP SPAWN
+        """,
+    )
+    assert process.failures == 0
+
+
+def test_what_was_stopped_while_it_hung_stays_down() -> None:
+    play(
+        METRICSD_POLICY,
+        """
+        0  start       starting  SPAWN
+        0  spawned     starting
+        1  ready       running
+        5  unhealthy   killing   KILL
+        5  stop        killing
+        5  exited(-9)  exited    MARK REAP
+        """,
+    )
+
+
+# -- Backoff ------------------------------------------------------------------------------------
+
+
+def test_the_backoff_doubles_up_to_its_bound() -> None:
+    for name in ("a", "b", "paper"):
+        process = Process(name=name, policy=Policy(), incarnation=2)
+        for failures in (*range(1, 12), 10_000):
+            whole = min(0.5 * 2 ** (min(failures, 20) - 1), 30.0)
+            assert whole / 2 <= find_backoff_seconds(replace(process, failures=failures)) <= whole
+
+
+def test_sessions_that_fail_together_come_back_apart() -> None:
+    names = [f"session-{number}" for number in range(100)]
+    process = Process(name="", policy=Policy(), incarnation=1, failures=1)
+    delays = [find_backoff_seconds(replace(process, name=name)) for name in names]
+    assert len(set(delays)) == 100
+    assert max(delays) - min(delays) > 0.2
+    assert delays == [find_backoff_seconds(replace(process, name=name)) for name in names]
+    assert len({find_backoff_seconds(replace(process, incarnation=n)) for n in range(9)}) == 9
+
+
+# -- Any life at all ------------------------------------------------------------------------------
+
+WISHES: Final = ("start", "stop", "stop(0)", "stop(30)", "restart", "kill")
+ANSWERS: Final = ("spawned", "spawned", "spawned", "spawn-failed", "spawn-refused")
+DEATHS: Final = ("exited(0)", "exited(1)", "exited(unknown)", "left(0)", "left(-15)")
+OTHERS: Final = ("ready", "unhealthy", "gone", "stale", *(f"tick({s})" for s in (0.2, 1, 6, 20)))
+ANYTHING: Final = WISHES + ANSWERS + DEATHS + OTHERS
+POLICIES: Final = (NO, ON_FAILURE, ALWAYS, FOR_EVER)
+
+
+def live(life: Life, word: str) -> None:
+    """Let something happen if it can at all; the model of the kernel complains if it must."""
+    child = life.kernel.children.get("paper")
+    lives = child is not None and not child.dead
+    if word.startswith("tick"):
+        life.now += float(word[5:-1])
+        if life.process.deadline is not None and life.process.deadline <= life.now:
+            life.tell("deadline")
+    elif word == "stale":
+        assert life.take(Spawned("paper", life.process.incarnation - 1, 1)) == []
+        assert life.take(Spawned("paper", life.process.incarnation + 1, 1)) == []
+    elif (
+        word in WISHES
+        or (word in ANSWERS and life.kernel.spawning)
+        or (word in {*DEATHS, "ready", "unhealthy"} and lives)
+        or (word == "gone" and child is not None and child.dead and child.remains)
+    ):
+        life.tell(word)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(st.sampled_from(POLICIES), st.binary(min_size=40, max_size=40))
+def test_no_life_breaks_the_laws_of_the_kernel_and_every_one_can_be_ended(
+    policy: Policy, script: bytes
+) -> None:
+    life = Life(policy)
+    for byte in script:
+        word = ANYTHING[byte % len(ANYTHING)]
+        note(word)
+        live(life, word)
+    life.tell("kill")
+    if life.kernel.spawning:
+        life.tell("spawned")
+    while child := life.kernel.children.get("paper"):
+        assert child.killed
+        life.tell("gone" if child.dead else "left(-9)")
+    assert life.process.state in ENDED
+    assert life.process.target is Target.DOWN

@@ -1,0 +1,447 @@
+"""The status document, whose keys scripts rely on, and the table a person reads."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from signal import SIGRTMIN
+from typing import Any, Final
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from supervisor.config import Policy, SessionSpec
+from supervisor.fleet import Fleet, Phase, build_fleet
+from supervisor.lifecycle import Process, State, Target
+from supervisor.render import render_bytes, render_seconds, render_status
+from supervisor.status import (
+    Facts,
+    ShardFacts,
+    build_dead_status,
+    build_state,
+    build_status,
+    find_exit,
+    find_stopping,
+    render_exit,
+    render_stopping,
+)
+
+NOW: Final = 1000.0
+SPECS: Final = {
+    name: SessionSpec(
+        name=name, command=("python", f"{name}.py"), cwd=Path("/w"), env={"TOKEN": "hunter2"}
+    )
+    for name in ("a", "b")
+}
+RUNNING: Final = Process(
+    name="a",
+    policy=Policy(),
+    state=State.RUNNING,
+    target=Target.UP,
+    incarnation=3,
+    pid=7,
+    started_at=990.0,
+)
+BACKING_OFF: Final = Process(
+    name="b",
+    policy=Policy(),
+    state=State.BACKOFF,
+    target=Target.UP,
+    incarnation=2,
+    returncode=-9,
+    started_at=960.0,
+    ended_at=965.5,
+    deadline=NOW + 4.25,
+    reason="it fell over",
+)
+METRICSD: Final = replace(RUNNING, name="metricsd", pid=2, incarnation=2)
+SHARDS: Final = ShardFacts(
+    directory="/w/prom_multiproc", by_pid={7: 2, 99: 1}, live=2, retired=1, bytes=196608
+)
+FACTS: Final = Facts(
+    pid=1,
+    version="0.1",
+    run_dir="/w/run",
+    started_at=900.0,
+    host="0.0.0.0",
+    port=9111,
+    shards=SHARDS,
+    last_scrape_age_seconds=3.5,
+    usage={7: (12.345, 4096)},
+)
+
+
+def build(*sessions: Process, phase: Phase = Phase.SERVING) -> dict[str, Any]:
+    fleet = Fleet(metricsd=METRICSD, sessions={p.name: p for p in sessions}, phase=phase)
+    return build_status(fleet, SPECS, FACTS, lambda name: f"/w/run/logs/{name}.log", NOW)
+
+
+# -- Of a living supervisor --------------------------------------------------------------------
+
+
+def test_the_document_has_the_keys_that_scripts_rely_on() -> None:
+    document = build(RUNNING, BACKING_OFF)
+    a, b = document.pop("sessions")
+    assert document == {
+        "schema": "ptsup.status/1",
+        "supervisor": {
+            "pid": 1,
+            "state": "running",
+            "uptime_seconds": 100.0,
+            "version": "0.1",
+            "run_dir": "/w/run",
+        },
+        "port": {"host": "0.0.0.0", "port": 9111, "holder_pid": 1},
+        "metricsd": {
+            "state": "running",
+            "pid": 2,
+            "restarts": 1,
+            "last_scrape_age_seconds": 3.5,
+            "log": "/w/run/logs/metricsd.log",
+        },
+        "shards": {
+            "dir": "/w/prom_multiproc",
+            "live": 2,
+            "retired": 1,
+            "unreadable": 0,
+            "bytes": 196608,
+        },
+        "exporters": [],
+        "drift": [],
+    }
+    assert a == {
+        "name": "a",
+        "state": "running",
+        "target": "up",
+        "pid": 7,
+        "incarnation": 3,
+        "restarts": 2,
+        "returncode": None,
+        "exit": None,
+        "uptime_seconds": 10.0,
+        "deadline_seconds": None,
+        "command": ["python", "a.py"],
+        "shards": 2,
+        "log": "/w/run/logs/a.log",
+        "cpu_percent": 12.3,
+        "rss_bytes": 4096,
+        "reason": "",
+    }
+    assert b == {
+        "name": "b",
+        "state": "backoff",
+        "target": "up",
+        "pid": None,
+        "incarnation": 2,
+        "restarts": 1,
+        "returncode": -9,
+        "exit": "SIGKILL",
+        "uptime_seconds": 5.5,
+        "deadline_seconds": 4.25,
+        "command": ["python", "b.py"],
+        "shards": 0,
+        "log": "/w/run/logs/b.log",
+        "cpu_percent": 0.0,
+        "rss_bytes": 0,
+        "reason": "it fell over",
+    }
+
+
+def test_the_document_is_plain_json_and_holds_no_environment() -> None:
+    text = json.dumps(build(RUNNING, BACKING_OFF))
+    assert json.loads(text) == build(RUNNING, BACKING_OFF)
+    assert "hunter2" not in text
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_the_supervisor_runs_until_it_goes_down(phase: Phase) -> None:
+    running = phase in {Phase.OPENING, Phase.SERVING}
+    assert build(phase=phase)["supervisor"]["state"] == ("running" if running else "stopping")
+
+
+def test_a_session_that_waits_for_metricsd_has_no_past() -> None:
+    fleet = build_fleet([SPECS["a"]], exit_when_done=False)
+    (session,) = build_status(fleet, SPECS, FACTS, str, NOW)["sessions"]
+    assert session["state"] == "stopped"
+    assert session["target"] == "up"
+    assert session["pid"] is session["exit"] is session["returncode"] is None
+    assert (session["incarnation"], session["restarts"], session["uptime_seconds"]) == (0, 0, 0.0)
+
+
+def test_an_uptime_ends_with_the_process_also_at_the_very_beginning_of_time() -> None:
+    (session,) = build(replace(RUNNING, started_at=-5.0, ended_at=0.0, dead=True))["sessions"]
+    assert session["uptime_seconds"] == 5.0
+
+
+# -- How it ended, in a word -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("returncode", "word"),
+    [
+        (0, "0"),
+        (1, "1"),
+        (255, "255"),
+        (-9, "SIGKILL"),
+        (-15, "SIGTERM"),
+        (-11, "SIGSEGV"),
+        (-(SIGRTMIN + 1), f"SIG{SIGRTMIN + 1}"),
+        (None, "unknown"),
+    ],
+)
+def test_an_exit_status_is_said_in_a_word(returncode: int | None, word: str) -> None:
+    assert render_exit(returncode) == word
+
+
+@pytest.mark.parametrize(
+    ("process", "word"),
+    [
+        (RUNNING, None),
+        (replace(RUNNING, state=State.STOPPING), None),
+        (replace(RUNNING, state=State.STOPPING, dead=True, returncode=3), "3"),
+        (replace(RUNNING, state=State.STARTING, pid=None, started_at=None), None),
+        (replace(RUNNING, state=State.STOPPED, pid=None, returncode=-15), "SIGTERM"),
+        (replace(RUNNING, state=State.EXITED, pid=None, returncode=None), "unknown"),
+        (replace(RUNNING, state=State.FATAL, pid=None, started_at=None), None),
+        (BACKING_OFF, "SIGKILL"),
+        (Process(name="a", policy=Policy()), None),
+    ],
+)
+def test_only_what_ran_and_ended_has_an_exit(process: Process, word: str | None) -> None:
+    assert find_exit(process) == word
+
+
+# -- Who is still stopping ---------------------------------------------------------------------
+
+
+def test_those_still_stopping_are_named_with_the_seconds_they_have() -> None:
+    stopping = replace(RUNNING, state=State.STOPPING, target=Target.DOWN, deadline=NOW + 42)
+    found = find_stopping(build(stopping, BACKING_OFF), 2.0)
+    assert found == [("a", 40.0)]
+    assert render_stopping(found) == "stopping, KILL in: a (40 s)"
+
+
+def test_a_dead_leader_whose_group_is_gone_has_no_deadline_to_wait_for() -> None:
+    assert find_stopping(build(replace(RUNNING, state=State.STOPPING, dead=True)), 0.0) == []
+
+
+def test_the_countdown_is_one_short_line() -> None:
+    left = [(f"session-{number}", 9.0 - number) for number in range(12)]
+    assert render_stopping([]) == ""
+    line = "stopping, KILL in: session-0 (9 s), session-1 (8 s), session-2 (7 s), 9 more"
+    assert render_stopping(left) == line
+    assert render_stopping([("late", -3.0)]) == "stopping, KILL in: late (0 s)"
+
+
+# -- What is left behind, and the document of the dead ---------------------------------------------
+
+
+def test_a_state_names_its_process_and_holds_no_environment() -> None:
+    state = build_state(RUNNING, SPECS["a"], nonce="n0nce", identity="5@boot")
+    assert state == {
+        "name": "a",
+        "state": "running",
+        "target": "up",
+        "pid": 7,
+        "identity": "5@boot",
+        "incarnation": 3,
+        "nonce": "n0nce",
+        "returncode": None,
+        "command": ["python", "a.py"],
+        "cwd": "/w",
+    }
+    assert "hunter2" not in json.dumps(build_state(BACKING_OFF, SPECS["b"], nonce="", identity=""))
+
+
+def test_metricsd_has_a_state_without_a_spec() -> None:
+    state = build_state(METRICSD, None, nonce="n", identity=None)
+    assert (state["command"], state["cwd"], state["pid"]) == ([], "", 2)
+
+
+def bury(*living: str, **states: dict[str, Any]) -> dict[str, Any]:
+    return build_dead_status(
+        states, frozenset(living), run_dir="/w/run", shards=SHARDS, log=lambda name: f"{name}.log"
+    )
+
+
+def build_left(process: Process) -> dict[str, Any]:
+    return build_state(process, SPECS.get(process.name), nonce="n", identity="5@boot")
+
+
+SUPERVISOR: Final = {"pid": 1, "version": "0.1", "host": "0.0.0.0", "port": 9111}
+
+
+def test_the_document_of_the_dead_has_the_same_keys() -> None:
+    living, dead = (
+        build(RUNNING),
+        bury(
+            "a",
+            "metricsd",
+            supervisor=SUPERVISOR,
+            metricsd=build_left(METRICSD),
+            a=build_left(RUNNING),
+        ),
+    )
+    assert dead.keys() == living.keys()
+    for key in ("supervisor", "port", "metricsd", "shards"):
+        assert dead[key].keys() == living[key].keys()
+    assert dead["sessions"][0].keys() == living["sessions"][0].keys()
+    json.dumps(dead)
+
+
+def test_the_document_of_the_dead_tells_who_lives_on() -> None:
+    dead = bury(
+        "a",
+        "metricsd",
+        supervisor=SUPERVISOR,
+        metricsd=build_left(METRICSD),
+        a=build_left(RUNNING),
+        b=build_left(BACKING_OFF),
+    )
+    assert (dead["supervisor"]["state"], dead["supervisor"]["pid"]) == ("dead", 1)
+    assert dead["port"] == {"host": "0.0.0.0", "port": 9111, "holder_pid": 2}
+    assert (dead["metricsd"]["state"], dead["metricsd"]["pid"]) == ("running", 2)
+    a, b = dead["sessions"]
+    assert (a["name"], a["state"], a["pid"], a["exit"]) == ("a", "running", 7, None)
+    assert (a["restarts"], a["shards"]) == (2, 2)
+    # It waited for a restart that nobody will make any more.
+    assert (b["name"], b["state"], b["pid"], b["exit"]) == ("b", "exited", None, "SIGKILL")
+
+
+def test_one_that_ended_since_ended_nobody_saw_how() -> None:
+    dead = bury(supervisor=SUPERVISOR, metricsd=build_left(METRICSD), a=build_left(RUNNING))
+    assert (dead["metricsd"]["state"], dead["metricsd"]["pid"]) == ("exited", None)
+    assert dead["port"]["holder_pid"] is None
+    (a,) = dead["sessions"]
+    assert (a["state"], a["pid"], a["returncode"], a["exit"]) == ("exited", None, None, "unknown")
+
+
+@pytest.mark.parametrize("state", [State.STOPPED, State.EXITED, State.FATAL])
+def test_one_that_had_ended_before_is_as_it_was(state: State) -> None:
+    ended = replace(RUNNING, state=state, pid=None, returncode=3)
+    (session,) = bury(supervisor=SUPERVISOR, a=build_left(ended))["sessions"]
+    assert (session["state"], session["returncode"], session["exit"]) == (str(state), 3, "3")
+
+
+def test_one_that_never_was_spawned_never_ended() -> None:
+    waiting = Process(name="a", policy=Policy(), target=Target.UP)
+    (session,) = bury(supervisor=SUPERVISOR, a=build_left(waiting))["sessions"]
+    assert (session["state"], session["exit"], session["restarts"]) == ("stopped", None, 0)
+
+
+def test_a_state_directory_with_hardly_anything_in_it_is_told_of_too() -> None:
+    for dead in (bury(), bury(supervisor=SUPERVISOR), bury(a=build_left(RUNNING))):
+        assert dead["supervisor"]["state"] == "dead"
+        draw(dead, 80)
+
+
+# -- The table -------------------------------------------------------------------------------------
+
+
+def draw(document: dict[str, Any], width: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(render_status(document, width))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+def test_a_person_sees_it_all_at_a_glance() -> None:
+    assert [line.rstrip() for line in draw(build(RUNNING, BACKING_OFF), 100)] == [
+        "supervisor  running  pid 1, up 1m40s",
+        "metricsd    running  pid 2, 0.0.0.0:9111, scraped 3.5s ago, 1 restarts",
+        "shards               2 live, 1 retired, 192K in /w/prom_multiproc",
+        "",
+        "SESSION  STATE    PID    UP  RESTARTS  EXIT     CPU  MEM  SHARDS  COMMAND",
+        "a        running    7   10s         2  -        12%   4K       2  python a.py",
+        "b        backoff    -  5.5s         1  SIGKILL    -    -       0  python b.py",
+        "b: it fell over",
+    ]
+
+
+def test_without_sessions_it_says_so() -> None:
+    assert draw(build(), 80)[-1] == "no sessions"
+
+
+@pytest.mark.parametrize("width", [*range(24, 140, 5), 400])
+def test_no_line_is_wider_than_the_terminal_and_the_state_is_always_shown(width: int) -> None:
+    long = replace(RUNNING, name="a", pid=4194304, started_at=-1e6)
+    lines = draw(build(long, BACKING_OFF), width)
+    assert max(map(cell_len, lines)) <= width
+    header = next(line for line in lines if line.startswith("SESSION"))
+    assert header.split()[:2] == ["SESSION", "STATE"]
+    rows = lines[lines.index(header) + 1 :][:2]
+    assert [row.split()[:2] for row in rows] == [["a", "running"], ["b", "backoff"]]
+
+
+def test_a_long_name_leaves_room_for_the_rest() -> None:
+    document = build(RUNNING)
+    document["sessions"][0]["name"] = "x" * 64
+    lines = draw(document, 80)
+    assert max(map(cell_len, lines)) <= 80
+    assert any("running" in line and line.startswith("xxx") for line in lines)
+
+
+def test_what_comes_from_outside_cannot_command_the_terminal() -> None:
+    document = build(RUNNING)
+    evil = "\x1b[2J[red]x[/red][/]\x9b\n\udcff"
+    document["sessions"][0] |= {"command": ["sh", "-c", evil], "reason": evil}
+    document["shards"]["dir"] = document["port"]["host"] = evil
+    document["drift"] = [{"kind": "unexpected-file", "subject": evil, "hint": evil}]
+    text = "".join(draw(document, 200))
+    assert "\x1b" not in text
+    assert "\x9b" not in text
+    assert text.count("\\x1b[2J[red]x[/red][/]\\x9b\\x0a\\udcff") == 6
+    assert text.encode()
+
+
+def test_unreadable_shards_and_findings_are_shown_when_there_are_any() -> None:
+    document = build(RUNNING)
+    document["shards"]["unreadable"] = 2
+    document["drift"] = [{"kind": "orphan-shard", "subject": "counter_9.db", "hint": "wait"}]
+    lines = draw(document, 100)
+    assert "2 live, 1 retired, 2 unreadable, 192K in" in lines[2]
+    assert lines[-1] == "orphan-shard: counter_9.db: wait"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0s"),
+        (4.23, "4.2s"),
+        (9.99, "9.9s"),
+        (10, "10s"),
+        (59.9, "59s"),
+        (60, "1m00s"),
+        (187.9, "3m07s"),
+        (3599, "59m59s"),
+        (3600, "1h00m"),
+        (19200, "5h20m"),
+        (86399, "23h59m"),
+        (86400, "1d00h"),
+        (273600, "3d04h"),
+    ],
+)
+def test_a_duration_is_said_with_its_two_largest_units(seconds: float, text: str) -> None:
+    assert render_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0B"),
+        (1023, "1023B"),
+        (1024, "1K"),
+        (65536, "64K"),
+        (1048575, "1023K"),
+        (1048576, "1.0M"),
+        (22020096, "21M"),
+        (1610612736, "1.5G"),
+        (5 << 40, "5.0T"),
+        (5000 << 40, "5000T"),
+    ],
+)
+def test_a_size_is_said_with_its_unit(size: int, text: str) -> None:
+    assert render_bytes(size) == text
