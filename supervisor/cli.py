@@ -194,7 +194,7 @@ def start(
     run_dir.create()
     if not run_dir.lock():
         return _hand_over(config, flags, run_dir, detach=detach)
-    listener = launch.take_port(config, run_dir)
+    listener = launch.take_over(config, run_dir)
     for name in sorted({name for member in admitted for name in member.stripped}):
         click.echo(f"ptsup: {name} is left out of the sessions' environment", err=True)
     prepared = launch.Launch(

@@ -80,8 +80,8 @@ class Fleet:
 
     @property
     def sessions_ended(self) -> bool:
-        """Whether no session lives and none is about to."""
-        return all(p.state in ENDED and not _waits(p) for p in self.sessions.values())
+        """Whether no session lives and none will by itself."""
+        return all(p.state in ENDED for p in self.sessions.values())
 
     @property
     def failed(self) -> bool:
@@ -205,6 +205,5 @@ def _end(fleet: Fleet, now: float) -> Step:
 
 
 def _waits(process: Process) -> bool:
-    """Whether it was never started, but is to be."""
-    never_started = process.incarnation == 0 and process.state is State.STOPPED
-    return never_started and process.target is Target.UP
+    """Whether it is to be up, and nobody has started it yet."""
+    return process.state is State.STOPPED and process.target is Target.UP

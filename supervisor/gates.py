@@ -420,7 +420,9 @@ def _split_text(text: str) -> list[str]:
     text = re.sub(r"""["']([\w.-]+)["']\s*:\s*([^\s,{}\[\]]*)""", r" \1=\2 ", text)
     # As fish and csh say it: set -x NAME VALUE, setenv NAME VALUE.
     text = re.sub(r"\b(?:setenv|set[ \t]+-\w+)[ \t]+([\w.-]+)[ \t]+", r" \1=", text)
-    return [_unquote(word) for word in text.translate(_SHELL_SIGNS).split(" ") if word]
+    # A value may begin with a brace that closes nothing.
+    text = text.replace("=}", "=$ ").translate(_SHELL_SIGNS)
+    return [_unquote(word) for word in text.split(" ") if word]
 
 
 def _unquote(word: str) -> str:
@@ -473,7 +475,7 @@ _LOOK_ALIKES: Final = {
     for latin, others in {
         "a": "\u0391\u03b1\u0410\u0430",
         "b": "\u0392\u0412\u0432",
-        "c": "\u0421\u0441\u03f2",
+        "c": "\u0421\u0441",
         "d": "\u0501",
         "e": "\u0395\u03b5\u0415\u0435",
         "g": "\u050c",

@@ -23,12 +23,11 @@ from supervisor.fleet import Phase
 from supervisor.logs import open_log
 from supervisor.loop import Loop
 from supervisor.orphans import find_living
-from supervisor.port import listen
+from supervisor.port import take_port
 from supervisor.rundir import SUPERVISOR
 from supervisor.serve import Server
 from telemetry.claim import mark_dead
-from telemetry.clearing import clear_unheld
-from telemetry.shards import find_clear_refusal
+from telemetry.clearing import clear_unheld, find_clear_refusal, render_kept
 
 if TYPE_CHECKING:
     import socket
@@ -52,7 +51,7 @@ class Launch:
     exit_when_done: bool
 
 
-def take_port(config: Config, run_dir: RunDir) -> socket.socket:
+def take_over(config: Config, run_dir: RunDir) -> socket.socket:
     """Take over the locked run directory and the port; clear what a former run left.
 
     Raises PtsupError, and then has changed nothing.
@@ -65,13 +64,14 @@ def take_port(config: Config, run_dir: RunDir) -> socket.socket:
         )
     crashed = run_dir.read_states()
     _refuse_orphans(crashed)
-    listener = listen(config.host, config.port)
+    listener = take_port(config.host, config.port)
     try:
         config.multiproc_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if crashed:
             _bury(crashed, config)
         else:
-            clear_unheld(config.multiproc_dir)
+            for line in render_kept(clear_unheld(config.multiproc_dir)):
+                log.warning(line)
     except OSError as error:
         listener.close()
         raise UsageError(

@@ -51,7 +51,7 @@ from supervisor.probe import Prober
 from supervisor.rundir import SUPERVISOR, RunDir
 from supervisor.status import build_state, find_exit
 from telemetry.claim import mark_dead
-from telemetry.clearing import clear_unheld
+from telemetry.clearing import clear_unheld, render_kept
 
 if TYPE_CHECKING:
     import socket
@@ -380,7 +380,8 @@ class Loop:
         """Leave nothing behind: the port, the shards (unless kept), the state."""
         self.listener.close()
         if not self.keep_shards:
-            clear_unheld(self.config.multiproc_dir)
+            for line in render_kept(clear_unheld(self.config.multiproc_dir)):
+                log.warning(line)
         self.run_dir.clean()
 
 

@@ -16,7 +16,7 @@ from supervisor.config import METRICSD, METRICSD_POLICY, Policy
 from supervisor.errors import NothingRunsError, SupervisorDeadError
 from supervisor.rundir import SUPERVISOR
 from supervisor.status import build_dead_status
-from telemetry.clearing import clear_unheld
+from telemetry.clearing import clear_unheld, render_kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -79,8 +79,7 @@ def stop_orphans(
         yield from _stop_groups({METRICSD: metricsd}, METRICSD_POLICY.stop_timeout_seconds)
     directory = states.get(SUPERVISOR, {}).get("multiproc_dir")
     if isinstance(directory, str) and not keep_shards:
-        for path in clear_unheld(Path(directory)):
-            yield f"kept {path}: a living process holds it"
+        yield from render_kept(clear_unheld(Path(directory)))
     run_dir.clean()
     run_dir.unlock()
     yield "stopped"

@@ -15,7 +15,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from telemetry.shards import parse_shard_name
 
@@ -38,12 +38,13 @@ class Holder:
 
 
 def find_port_holder(port: int) -> Holder | None:
-    """Find a process that listens on a TCP port, IPv4 or IPv6, whatever the address.
+    """Find the process that listens on a TCP port, IPv4 or IPv6, whatever the address.
 
-    The lowest pid when several share the socket; None when nobody listens or when the system
-    does not tell this user.
+    Of a parent and the children that inherited its socket, the parent: to end a child would
+    not free the port. None when nobody listens or when the system does not tell this user.
     """
-    holders = (_find_holder(pid) for pid in sorted(set(_list_listening_pids(port))))
+    pids = sorted(set(_list_listening_pids(port)))
+    holders = (_find_holder(_find_eldest_listener(pid, port)) for pid in pids)
     return next((holder for holder in holders if holder is not None), None)
 
 
@@ -103,8 +104,27 @@ def _list_listening_pids(port: int) -> Iterator[int]:
                 connections = process.net_connections(kind="tcp")
                 everybody += [(process.pid, entry.status, entry.laddr) for entry in connections]
     for pid, status, address in everybody:
-        if pid and status == psutil.CONN_LISTEN and address and address.port == port:
+        if pid and _listens(status, address, port):
             yield pid
+
+
+def _find_eldest_listener(pid: int, port: int) -> int:
+    """Climb from a listener to its parent as long as that one listens too."""
+    import psutil
+
+    with suppress(psutil.Error):
+        for parent in psutil.Process(pid).parents():
+            entries = parent.net_connections(kind="tcp")
+            if not any(_listens(entry.status, entry.laddr, port) for entry in entries):
+                break
+            pid = parent.pid
+    return pid
+
+
+def _listens(status: str, address: Any, port: int) -> bool:
+    import psutil
+
+    return status == psutil.CONN_LISTEN and bool(address) and address.port == port
 
 
 def _find_holder(pid: int) -> Holder | None:
@@ -112,15 +132,14 @@ def _find_holder(pid: int) -> Holder | None:
     import psutil
 
     command = []
-    with suppress(psutil.AccessDenied):
-        try:
-            process = psutil.Process(pid)
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return None
-            command = [process.name()]
-            command = process.cmdline() or command
-        except psutil.NoSuchProcess:
-            return None
+    try:
+        process = psutil.Process(pid)
+        command = [process.name()]
+        command = process.cmdline() or command
+    except psutil.NoSuchProcess:  # ZombieProcess is one
+        return None
+    except psutil.AccessDenied:  # then the name is all that there is
+        pass
     return Holder(pid, render_command(command) or "unknown command")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 
 if __name__ == "__main__":
-    # Before the imports below, which take longer than all the rest: from here on a stop signal
+    # Before the imports below, which take their time: from here on a stop signal
     # waits for main's sigwait, so that it never meets a half-started daemon.
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
 
@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from telemetry import mode
-from telemetry.holders import find_file_holders, render_holder
-from telemetry.shards import clear, find_clear_refusal, list_clearable
+from telemetry.clearing import clear_unheld, find_clear_refusal, render_kept
+from telemetry.listen import ListenError, listen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -125,9 +125,8 @@ def _serve(options: Options) -> None:
         sock = adopt_listener(options.fd)
         held = {}
     _logger.info("metricsd started on %s multiproc_dir=%s", render_address(sock), options.directory)
-    for holders, paths in _group_by_holders(held).items():
-        names = " ".join(path.name for path in paths)
-        _logger.warning("kept %s: held open by %s", names, ", ".join(map(str, holders)))
+    for line in render_kept(held):
+        _logger.warning("%s", line)
     # Imported here: it brings prometheus_client, which takes longer than all the rest.
     from telemetry.collector import open_collector  # noqa: PLC0415
 
@@ -145,27 +144,11 @@ def open_listener(host: str, port: int) -> socket.socket:
 
     Raises MetricsdError: with exit code 7 and the holder's name when the port is in use.
     """
-    problem = f"cannot listen on {host}:{port}"
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server(
-            (host, port),
-            family=family,
-            backlog=socket.SOMAXCONN,
-            dualstack_ipv6=family == socket.AF_INET6 and socket.has_dualstack_ipv6(),
-        )
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise MetricsdError(
-                f"{problem}: the port is held by {render_holder(port)}",
-                hint="stop that process, or choose another port with --port",
-                exit_code=EXIT_PORT_HELD,
-            ) from error
-        raise MetricsdError(
-            f"{problem}: {error.strerror}",
-            hint="choose an address of this machine with --host, and a port from 1024 up",
-            exit_code=EXIT_FAILED,
-        ) from error
+        return listen(host, port)
+    except ListenError as error:
+        exit_code = EXIT_PORT_HELD if error.held else EXIT_FAILED
+        raise MetricsdError(str(error), hint=error.hint, exit_code=exit_code) from error
 
 
 def adopt_listener(fd: int) -> socket.socket:
@@ -280,25 +263,13 @@ def _clear(directory: Path) -> dict[Path, tuple[Holder, ...]]:
     """Create or clear the shard directory; return the held shards, which stayed."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        seen = list_clearable(directory)
-        held = find_file_holders(seen)
-        clear(directory, held, seen=seen)
+        return clear_unheld(directory)
     except OSError as error:
         raise MetricsdError(
             f"cannot clear {directory}: {error.strerror}: {error.filename}",
             hint="the user who runs metricsd must be able to write there",
             exit_code=EXIT_FAILED,
         ) from error
-    return held
-
-
-def _group_by_holders(
-    held: Mapping[Path, tuple[Holder, ...]],
-) -> dict[tuple[Holder, ...], list[Path]]:
-    groups: dict[tuple[Holder, ...], list[Path]] = {}
-    for path, holders in held.items():
-        groups.setdefault(holders, []).append(path)
-    return groups
 
 
 def _is_listening(sock: socket.socket) -> bool:

@@ -40,7 +40,7 @@ supervisor.kernel.darwin  shell  kernel
 supervisor.kernel.linux   shell  kernel
 supervisor.logs           shell
 supervisor.spawn          shell  errors kernel logs
-supervisor.port           shell  errors telemetry.holders
+supervisor.port           shell  errors telemetry.listen
 supervisor.rundir         shell  errors
 supervisor.observe        shell  status telemetry.shards
 supervisor.admission      shell  environ errors gates spawn
@@ -52,7 +52,7 @@ supervisor.serve          shell  supervisor admission config control errors even
                                  lifecycle observe status
 supervisor.orphans        shell  config errors kernel observe rundir status telemetry.clearing
 supervisor.launch         shell  control errors events fleet logs loop orphans port rundir serve
-                                 telemetry.claim telemetry.clearing telemetry.shards
+                                 telemetry.claim telemetry.clearing
 supervisor.client         shell  control errors kernel
 supervisor.follow         shell  logs
 supervisor.cli            shell  supervisor admission client config control errors follow launch
@@ -67,13 +67,14 @@ telemetry.shards          shell
 telemetry.claim           shell
 telemetry.holders         shell  shards
 telemetry.clearing        shell  holders shards
+telemetry.listen          shell  holders
 telemetry.collector       shell  shards
 telemetry.server          shell
-telemetry.metricsd        shell  collector holders mode server shards
+telemetry.metricsd        shell  clearing collector listen mode server
 """
 
 # All that the supervisor may know of telemetry.
-TELEMETRY_DOORS: Final = {"claim", "clearing", "holders", "mode", "shards"}
+TELEMETRY_DOORS: Final = {"claim", "clearing", "listen", "mode", "shards"}
 
 # Who may import what is not ours and not Python's.
 FOREIGN: Final = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -163,6 +164,21 @@ def test_sessions_added_while_it_serves_start_at_once() -> None:
     )
 
 
+def test_a_session_is_started_and_restarted_when_asked_while_it_serves() -> None:
+    play(
+        OPENED
+        + """
+        restart a             > TERM a                         > serving
+        exited(0) a           > MARK a, REAP a, SPAWN a        > serving
+        exited(0) b           > MARK b, REAP b                 > serving
+        start b               > SPAWN b                        > serving
+        start b               >                                > serving
+        """,
+        "a",
+        "b",
+    )
+
+
 def test_a_session_whose_spawn_fails_is_in_nobodys_way() -> None:
     scene = Play("a", "b")
     scene.refused.add("a")
@@ -234,7 +250,8 @@ def test_a_session_that_has_not_ended_keeps_its_name(before: str) -> None:
 def test_a_session_that_waits_for_metricsd_keeps_its_name() -> None:
     scene = Play("a")
     kept = scene.fleet
-    assert scene.tell("add a") == []
+    (other,) = build_specs("a")
+    assert scene.take(Add((replace(other, policy=ON_FAILURE),))) == []
     assert scene.fleet == kept
 
 

@@ -821,9 +821,12 @@ def test_a_stop_signal_during_the_start_ends_it_with_exit_0(
         blocked = 1 << (number - 1)
         status = Path(f"/proc/{process.pid}/status")
         mask = re.compile(r"SigBlk:\s*([0-9a-f]+)")
-        wait_for(lambda: int(mask.findall(status.read_text())[0], 16) & blocked)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=10)
+        try:
+            wait_for(lambda: int(mask.findall(status.read_text())[0], 16) & blocked)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=10)
+        finally:
+            process.kill()
     assert process.returncode == 0
     assert b"Traceback" not in errors
 

@@ -21,6 +21,7 @@ import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
+
 from waiting import wait_for
 
 if TYPE_CHECKING:
