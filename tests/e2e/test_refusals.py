@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bad_input import ROWS, Row
+from supervisor.rundir import RunDir
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
@@ -24,7 +25,7 @@ def assert_refused(stack: Stack, done: CompletedProcess[str], *words: str) -> No
     for word in words:
         assert word in done.stderr
     assert not stack.processes()
-    stack.run("status", code=3)
+    assert not RunDir(stack.run_dir).read_states()
 
 
 LIVE = [
