@@ -320,7 +320,9 @@ def _follow_handed_over(run_dir: RunDir, names: list[str]) -> int:
     """Show the output of these until they have ended; Ctrl-C (or TERM) stops only them."""
     from supervisor.follow import Follow
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Both, as the foreground supervisor does it: a script's `&` would leave SIGINT ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     wishes = [
         Request("wait", {"names": names}),
         Request("stop", {"names": names}),
@@ -536,7 +538,7 @@ def _watch(read: Callable[[], tuple[dict[str, Any], int]]) -> int:
     try:
         with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
             while True:
-                live.update(render_status(read()[0], console.width), refresh=True)
+                live.update(render_status(read()[0], console.width, console.height), refresh=True)
                 time.sleep(1)
     except KeyboardInterrupt:
         return 0

@@ -258,7 +258,7 @@ def parse_toml(text: str, path: Path) -> FileConfig:
         raise UsageError(
             _render_toml_error(str(error), text, path), "see docs/config.md for the format"
         ) from None
-    reader = _TomlReader(text, path)
+    reader = _TomlReader(_index_lines(text), path)
     reader.check_keys(document, _TOP_KEYS, ())
     sessions = document.get("session", {})
     if not isinstance(sessions, dict):
@@ -284,13 +284,13 @@ def _render_toml_error(message: str, text: str, path: Path) -> str:
 class _TomlReader:
     """Says where in the file a key stands, which tomllib does not."""
 
-    text: str
+    lines: Mapping[str, int]
     path: Path
 
     def locate(self, keys: tuple[str, ...]) -> str:
         """Say where a key stands; one in an inline table stands where its table does."""
-        parts = (keys[:length] for length in range(len(keys), 0, -1))
-        line = next(filter(None, map(self._find_line, parts)), None)
+        parts = (".".join(keys[:length]) for length in range(len(keys), 0, -1))
+        line = next((self.lines[part] for part in parts if part in self.lines), None)
         place = f"{self.path}:{line}" if line else str(self.path)
         return f"{place}: {'.'.join(keys)}"
 
@@ -329,23 +329,25 @@ class _TomlReader:
             policy=policy,
         )
 
-    def _find_line(self, keys: tuple[str, ...]) -> int | None:
-        """Find the line a key was written on; tables may be headed or dotted."""
-        *table, last = keys
-        header = ".".join(table)
-        inside = ""
-        for number, line in enumerate(self.text.splitlines(), 1):
-            stripped = line.strip()
-            if stripped.startswith("["):
-                inside = re.sub(r"[\s\"']", "", stripped.lstrip("[").partition("]")[0])
-                if inside == ".".join(keys) or inside.startswith(".".join(keys) + "."):
-                    return number
-                continue
+
+def _index_lines(text: str) -> dict[str, int]:
+    """Find the line on which each table and key is first written; tables may be headed or dotted.
+
+    Once for the whole file: a file may have a thousand sessions.
+    """
+    lines: dict[str, int] = {}
+    inside = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if stripped.startswith("["):
+            key = inside = re.sub(r"[\s\"']", "", stripped.lstrip("[").partition("]")[0])
+        else:
             written = re.sub(r"[\s\"']", "", stripped.partition("=")[0])
-            full = f"{inside}.{written}" if inside else written
-            if full == ".".join(keys) or (inside == header and written == last):
-                return number
-        return None
+            key = f"{inside}.{written}" if inside else written
+        while key:
+            lines.setdefault(key, number)
+            key = key.rpartition(".")[0]
+    return lines
 
 
 # -- Precedence: flag, then TOML, then environment, then default ------------------------------

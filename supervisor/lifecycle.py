@@ -143,9 +143,6 @@ def _spawn(process: Process, now: float) -> Decision:
         state=State.STARTING,
         target=Target.UP,
         incarnation=incarnation,
-        pid=None,
-        dead=False,
-        ending=None,
         deadline=deadline,
         started_at=None,
         ready_at=None,
@@ -349,7 +346,7 @@ def find_backoff_seconds(process: Process) -> float:
 
 
 def _note_spawn_failed(process: Process, event: SpawnFailed, now: float) -> Decision:
-    failed = replace(process, pid=None, deadline=None, ended_at=now, reason=event.reason)
+    failed = replace(process, deadline=None, ended_at=now, reason=event.reason)
     if event.final and process.policy.failure_limit is not None:
         return replace(failed, state=State.FATAL), ()
     if process.policy.restart is RestartWhen.NO:
@@ -360,7 +357,7 @@ def _note_spawn_failed(process: Process, event: SpawnFailed, now: float) -> Deci
 def _note_spawn_failed_late(process: Process, event: SpawnFailed, now: float) -> Decision:
     if process.target is Target.UP:
         return _note_spawn_failed(replace(process, ending=None), event, now)
-    gone = replace(process, pid=None, deadline=None, ending=None, ended_at=now)
+    gone = replace(process, deadline=None, ending=None, ended_at=now)
     return replace(gone, state=State.STOPPED, reason=event.reason), ()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.cells import cell_len
@@ -42,15 +43,22 @@ _COLUMNS: Final[Mapping[str, JustifyMethod]] = {
 # The first to go where a terminal is too narrow.
 _DISPENSABLE: Final = ("SHARDS", "MEM", "CPU", "RESTARTS", "PID", "UP")
 _GAP: Final = 2
+# What stands above and below the rows of sessions.
+_HEAD_LINES: Final = 8
 _COMMAND_WIDTH: Final = 12  # less of it says nothing
 _NAME_WIDTH: Final = 12
 
 
-def render_status(status: Mapping[str, Any], width: int) -> RenderableType:
-    """Render the document for a terminal `width` characters wide."""
+def render_status(
+    status: Mapping[str, Any], width: int, height: int | None = None
+) -> RenderableType:
+    """Render the document for a terminal `width` characters wide (and `height` lines high)."""
     sessions = status["sessions"]
+    shown = sessions if height is None else sessions[: max(1, height - _HEAD_LINES)]
     parts: list[RenderableType] = [_render_head(status), ""]
-    parts.append(_render_sessions(sessions, width) if sessions else Text("no sessions"))
+    parts.append(_render_sessions(shown, width) if shown else Text("no sessions"))
+    if len(shown) < len(sessions):
+        parts.append(Text(f"and {len(sessions) - len(shown)} more", style="dim"))
     parts += [
         _render_text(f"{session['name']}: {session['reason']}", "red")
         for session in sessions
@@ -92,6 +100,10 @@ def _render_head(status: Mapping[str, Any]) -> RenderableType:
         counted += f", {shards['unreadable']} unreadable"
     size = render_bytes(shards["bytes"])
     grid.add_row("shards", "", _render_text(f"{counted}, {size} in {shards['dir']}"))
+    states = Counter(session["state"] for session in status["sessions"])
+    if states:
+        counts = ", ".join(f"{count} {state}" for state, count in states.items())
+        grid.add_row("sessions", "", counts)
     return grid
 
 

@@ -182,10 +182,18 @@ def test_a_command_is_split_like_a_shell_would_and_nothing_is_expanded(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "paper", "=true", "paper=", "paper=  ", "paper=''", "a b=true", "../x=true", "metricsd=x"],
+    [
+        *("", "paper", "=true", "paper=", "paper=  ", "paper=''"),
+        *("a b=true", "../x=true", "metricsd=x", "\x1b[2J=true", "a\nb=true"),
+    ],
 )
 def test_a_malformed_session_flag_is_refused(text: str) -> None:
     assert refuse(lambda: parse_session_flag(text, CWD, Policy())).startswith("-s")
+
+
+def test_a_session_flag_without_a_name_says_how_it_is_written() -> None:
+    message = refuse(lambda: parse_session_flag("paper", CWD, Policy()))
+    assert message == "-s 'paper': not of the form NAME=COMMAND"
 
 
 def test_an_open_quotation_is_refused_without_showing_the_command() -> None:
@@ -331,6 +339,8 @@ def test_an_empty_file_says_nothing() -> None:
     ("toml", "line"),
     [
         ("port = \n", 1),
+        ("port = \nhost = 'x'\n[session]\n", 1),
+        ("port = 9111\nport", 2),
         ("port = 9111\n\n[session.paper\n", 3),
         ('[session.a]\ncommand = "x', 2),
         ("port = 9111\nport = 9112\n", 2),
@@ -366,6 +376,16 @@ def test_a_file_that_the_parser_chokes_on_is_refused_too(toml: str) -> None:
 )
 def test_an_unknown_key_is_named_with_its_line(toml: str, line: int, key: str) -> None:
     assert refuse(lambda: parse_toml(toml, FILE)) == f"{FILE}:{line}: {key}: unknown key"
+
+
+def test_a_key_written_so_that_its_line_cannot_be_found_is_named_all_the_same() -> None:
+    message = refuse(lambda: parse_toml('"pr\\u006ft" = 1', FILE))
+    assert message == f"{FILE}: prot: unknown key"
+
+
+def test_a_session_that_is_no_table_is_refused_as_such() -> None:
+    message = refuse(lambda: parse_toml("[session]\na = 'command'", FILE))
+    assert message == f"{FILE}:2: session.a: not a table"
 
 
 @pytest.mark.parametrize(
@@ -484,6 +504,11 @@ def test_a_malformed_document_is_refused(key: str) -> None:
     for value in MALFORMED[key]:
         malformed = {**document, key: value}
         refuse(partial(parse_session_document, malformed))
+
+
+def test_a_document_may_leave_out_what_has_a_default() -> None:
+    session = parse_session_document({"name": "a", "command": ["x"], "cwd": "/"})
+    assert session == SessionSpec(name="a", command=("x",), cwd=Path("/"))
 
 
 @pytest.mark.parametrize("document", [None, [], "a", 7])

@@ -55,6 +55,11 @@ def test_an_error_arrives_as_the_error_it_was(kind: type[PtsupError]) -> None:
     assert (caught.value.message, caught.value.hint) == ("cannot start paper: ä\n", "look there")
 
 
+def test_only_a_result_is_said_to_be_ok() -> None:
+    assert json.loads(render_result({}))["ok"] is True
+    assert json.loads(render_error(PtsupError("no")))["ok"] is False
+
+
 def test_each_error_has_the_exit_code_that_scripts_rely_on() -> None:
     codes = {kind.__name__: code for code, kind in ERRORS_BY_EXIT_CODE.items()}
     assert codes == {

@@ -65,7 +65,7 @@ FACTS: Final = Facts(
     pid=1,
     version="0.1",
     run_dir="/w/run",
-    started_at=900.0,
+    started_at=899.8766,
     host="0.0.0.0",
     port=9111,
     shards=SHARDS,
@@ -90,7 +90,7 @@ def test_the_document_has_the_keys_that_scripts_rely_on() -> None:
         "supervisor": {
             "pid": 1,
             "state": "running",
-            "uptime_seconds": 100.0,
+            "uptime_seconds": 100.123,
             "version": "0.1",
             "run_dir": "/w/run",
         },
@@ -301,14 +301,52 @@ def test_the_document_of_the_dead_tells_who_lives_on() -> None:
         a=build_left(RUNNING),
         b=build_left(BACKING_OFF),
     )
-    assert (dead["supervisor"]["state"], dead["supervisor"]["pid"]) == ("dead", 1)
-    assert dead["port"] == {"host": "0.0.0.0", "port": 9111, "holder_pid": 2}
-    assert (dead["metricsd"]["state"], dead["metricsd"]["pid"]) == ("running", 2)
-    a, b = dead["sessions"]
-    assert (a["name"], a["state"], a["pid"], a["exit"]) == ("a", "running", 7, None)
-    assert (a["restarts"], a["shards"]) == (2, 2)
+    a, b = dead.pop("sessions")
+    assert dead == {
+        "schema": "ptsup.status/1",
+        "supervisor": {
+            "pid": 1,
+            "state": "dead",
+            "uptime_seconds": 0.0,
+            "version": "0.1",
+            "run_dir": "/w/run",
+        },
+        "port": {"host": "0.0.0.0", "port": 9111, "holder_pid": 2},
+        "metricsd": {
+            "state": "running",
+            "pid": 2,
+            "restarts": 1,
+            "last_scrape_age_seconds": None,
+            "log": "metricsd.log",
+        },
+        "shards": build()["shards"],
+        "exporters": [],
+        "drift": [],
+    }
+    assert a == {
+        "name": "a",
+        "state": "running",
+        "target": "up",
+        "pid": 7,
+        "incarnation": 3,
+        "restarts": 2,
+        "returncode": None,
+        "exit": None,
+        "uptime_seconds": 0.0,
+        "deadline_seconds": None,
+        "command": ["python", "a.py"],
+        "shards": 2,
+        "log": "a.log",
+        "cpu_percent": 0.0,
+        "rss_bytes": 0,
+        "reason": "",
+    }
     # It waited for a restart that nobody will make any more.
-    assert (b["name"], b["state"], b["pid"], b["exit"]) == ("b", "exited", None, "SIGKILL")
+    waited = {"name": "b", "state": "exited", "pid": None, "returncode": -9, "exit": "SIGKILL"}
+    assert b == {**a, **waited, "incarnation": 2, "restarts": 1, "shards": 0} | {
+        "command": ["python", "b.py"],
+        "log": "b.log",
+    }
 
 
 def test_one_that_ended_since_ended_nobody_saw_how() -> None:
@@ -353,12 +391,43 @@ def test_a_person_sees_it_all_at_a_glance() -> None:
         "supervisor  running  pid 1, up 1m40s",
         "metricsd    running  pid 2, 0.0.0.0:9111, scraped 3.5s ago, 1 restarts",
         "shards               2 live, 1 retired, 192K in /w/prom_multiproc",
+        "sessions             1 running, 1 backoff",
         "",
         "SESSION  STATE    PID    UP  RESTARTS  EXIT     CPU  MEM  SHARDS  COMMAND",
         "a        running    7   10s         2  -        12%   4K       2  python a.py",
         "b        backoff    -  5.5s         1  SIGKILL    -    -       0  python b.py",
         "b: it fell over",
     ]
+
+
+def test_a_person_sees_what_a_dead_supervisor_left() -> None:
+    dead = bury("a", supervisor=SUPERVISOR, metricsd=build_left(METRICSD), a=build_left(RUNNING))
+    dead["metricsd"]["restarts"] = 0
+    assert [line.rstrip() for line in draw(dead, 100)][:2] == [
+        "supervisor  dead    pid 1",
+        "metricsd    exited  pid -, 0.0.0.0:9111, never scraped",
+    ]
+    assert draw(bury(), 100)[0].split() == ["supervisor", "dead", "pid", "-"]
+
+
+def test_only_an_exit_that_should_not_have_been_is_red() -> None:
+    for returncode, style in ((1, "red"), (-9, "red"), (None, "red"), (0, "")):
+        document = build(replace(BACKING_OFF, returncode=returncode))
+        console = Console(width=100, force_terminal=True, color_system="standard")
+        with console.capture() as captured:
+            console.print(render_status(document, 100))
+        word = render_exit(returncode)
+        assert (f"\x1b[31m{word}" in captured.get()) == (style == "red"), word
+
+
+def test_a_column_that_just_fits_stays() -> None:
+    document = build(RUNNING)
+    widest = next(line for line in draw(document, 400) if line.startswith("SESSION"))
+    width = widest.index("COMMAND")
+    assert "SHARDS" in "".join(draw(document, width))
+    assert "SHARDS" not in "".join(draw(document, width - 1))
+    assert "COMMAND" not in "".join(draw(document, width + 11))
+    assert "COMMAND" in "".join(draw(document, width + 12))
 
 
 def test_without_sessions_it_says_so() -> None:
@@ -437,6 +506,7 @@ def test_a_duration_is_said_with_its_two_largest_units(seconds: float, text: str
         (65536, "64K"),
         (1048575, "1023K"),
         (1048576, "1.0M"),
+        (10 << 20, "10M"),
         (22020096, "21M"),
         (1610612736, "1.5G"),
         (5 << 40, "5.0T"),
@@ -445,3 +515,14 @@ def test_a_duration_is_said_with_its_two_largest_units(seconds: float, text: str
 )
 def test_a_size_is_said_with_its_unit(size: int, text: str) -> None:
     assert render_bytes(size) == text
+
+
+def test_a_terminal_that_is_too_low_says_how_many_more_there_are() -> None:
+    document = build(RUNNING)
+    document["sessions"] *= 40
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    console.print(render_status(document, 80, 24))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) <= 24
+    assert lines[-1].startswith("and 24 more")
