@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from supervisor import kernel
 from supervisor.control import Request, parse_response, render_request
-from supervisor.errors import SupervisorDeadError
+from supervisor.errors import NothingRunsError, PtsupError, SupervisorDeadError
 
 if TYPE_CHECKING:
     from supervisor.rundir import RunDir
@@ -49,6 +49,24 @@ def ask(
             "the supervisor ended before it answered", "see `ptsup status` and `ptsup logs`"
         )
     return parse_response(line)
+
+
+def ask_running(run_dir: RunDir, request: Request) -> dict[str, Any]:
+    """Ask a supervisor that has to be there; the answer may take as long as it takes."""
+    connection = connect(run_dir)
+    if connection is None:
+        raise find_absence(run_dir)
+    return ask(connection, request, None)
+
+
+def find_absence(run_dir: RunDir) -> PtsupError:
+    """Say why nobody answers: nothing runs, or the supervisor is dead."""
+    if run_dir.read_states():
+        return SupervisorDeadError(
+            f"the supervisor of {run_dir.path} is dead",
+            "see `ptsup status`; `ptsup stop` ends the rest",
+        )
+    return NothingRunsError(f"nothing runs in {run_dir.path}", "`ptsup start` starts it")
 
 
 def wait_until_gone(pid: int, identity: str | None, timeout_seconds: float) -> bool:

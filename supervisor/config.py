@@ -12,17 +12,20 @@ import tomllib
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from supervisor.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+T = TypeVar("T")
 
 SESSION_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 METRICSD: Final = "metricsd"
+SUPERVISOR: Final = "supervisor"
 # Names of our own log and state files, whatever the case a file system folds.
-RESERVED_NAMES: Final = frozenset({METRICSD, "supervisor"})
+RESERVED_NAMES: Final = frozenset({METRICSD, SUPERVISOR})
 DEFAULT_HOST: Final = "0.0.0.0"  # noqa: S104 - Prometheus comes from a container
 DEFAULT_RUN_DIR: Final = ".ops_local/ptsup"
 RUN_DIR_VARIABLE: Final = "PTSUP_RUN_DIR"
@@ -90,6 +93,7 @@ class Config:
     host: str
     port: int
     multiproc_dir: Path
+    given: frozenset[str] = frozenset()  # which of the three a flag or the file gave
     sessions: tuple[SessionSpec, ...] = ()
 
 
@@ -153,10 +157,12 @@ def parse_restart(value: object, where: str) -> RestartWhen:
 
 
 def parse_text(value: object, where: str) -> str:
-    """Check a path or an address: a string that the operating system can take."""
-    if isinstance(value, str) and "\0" not in value:
-        return value
-    raise UsageError(f"{where}: {_show(value)} is not a text", "put it in quotes")
+    """Check a path or an address: a string, not empty, that the operating system can take."""
+    if not isinstance(value, str) or "\0" in value:
+        raise UsageError(f"{where}: {_show(value)} is not a text", "put it in quotes")
+    if not value.strip():
+        raise UsageError(f"{where}: it is empty", "leave it out for the default")
+    return value
 
 
 def parse_env(value: object, where: str) -> dict[str, str]:
@@ -263,11 +269,15 @@ def parse_toml(text: str, path: Path) -> FileConfig:
     sessions = document.get("session", {})
     if not isinstance(sessions, dict):
         raise UsageError(f"{reader.locate(('session',))}: not a table", "write [session.NAME]")
-    multiproc_dir = parse_text(document.get("multiproc_dir", ""), reader.locate(("multiproc_dir",)))
+
+    def read(key: str, parse: Callable[[object, str], T]) -> T | None:
+        return parse(document[key], reader.locate((key,))) if key in document else None
+
+    directory = read("multiproc_dir", parse_text)
     return FileConfig(
-        host=parse_text(document["host"], reader.locate(("host",))) if "host" in document else None,
-        port=parse_port(document["port"], reader.locate(("port",))) if "port" in document else None,
-        multiproc_dir=path.parent / multiproc_dir if multiproc_dir else None,
+        host=read("host", parse_text),
+        port=read("port", parse_port),
+        multiproc_dir=path.parent / directory if directory else None,
         sessions=tuple(reader.read_session(name, table) for name, table in sessions.items()),
     )
 
@@ -373,8 +383,18 @@ class Fallback:
     multiproc_dir: Path
 
 
-def build_config(flags: Flags, file: FileConfig, fallback: Fallback, cwd: Path) -> Config:
-    """Join flags, file and environment into one Config; raises UsageError."""
+def build_config(
+    flags: Flags,
+    file: FileConfig,
+    fallback: Fallback,
+    cwd: Path,
+    taken: frozenset[str] = frozenset(),
+) -> Config:
+    """Join flags, file and environment into one Config; raises UsageError.
+
+    `taken` are the names of sessions that are there already; only the one ptsup itself gives
+    to `-- COMMAND` keeps clear of them.
+    """
     policy = Policy()
     if flags.restart is not None:
         policy = replace(policy, restart=parse_restart(flags.restart, "--restart"))
@@ -382,14 +402,21 @@ def build_config(flags: Flags, file: FileConfig, fallback: Fallback, cwd: Path) 
     sessions += [parse_session_flag(text, cwd, policy) for text in flags.sessions]
     check_unique(sessions)
     if flags.command:
-        taken = frozenset(session.name for session in sessions)
+        taken |= frozenset(session.name for session in sessions)
         sessions.append(build_command_session(flags.command, taken, cwd, policy))
-    port = flags.port if flags.port is not None else file.port
-    directory = Path(flags.multiproc_dir) if flags.multiproc_dir else file.multiproc_dir
+    host, port, directory = file.host, file.port, file.multiproc_dir
+    if flags.host is not None:
+        host = parse_text(flags.host, "--host")
+    if flags.port is not None:
+        port = parse_port(flags.port, "--port")
+    if flags.multiproc_dir is not None:
+        directory = Path(parse_text(flags.multiproc_dir, "--multiproc-dir"))
+    found = {"host": host, "port": port, "multiproc_dir": directory}
     return Config(
-        host=flags.host or file.host or DEFAULT_HOST,
-        port=parse_port(port, "--port") if port is not None else fallback.port,
+        host=host or DEFAULT_HOST,
+        port=port or fallback.port,
         multiproc_dir=cwd / (directory or fallback.multiproc_dir),
+        given=frozenset(name for name, value in found.items() if value is not None),
         sessions=tuple(sessions),
     )
 
@@ -414,9 +441,11 @@ def parse_session_document(document: object) -> SessionSpec:
     cwd = document.get("cwd")
     if not isinstance(cwd, str) or not cwd.startswith("/") or "\0" in cwd:
         raise UsageError(f"{where}: the working directory is not absolute")
+    default = Policy()
+    timeout = document.get("stop_timeout_seconds", default.stop_timeout_seconds)
     policy = Policy(
-        restart=parse_restart(document.get("restart", "no"), where),
-        stop_timeout_seconds=parse_seconds(document.get("stop_timeout_seconds", 75), where),
+        restart=parse_restart(document.get("restart", default.restart), where),
+        stop_timeout_seconds=parse_seconds(timeout, where),
     )
     return SessionSpec(
         name=name,

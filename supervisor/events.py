@@ -204,7 +204,7 @@ class Drain:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Nothing runs any more: clean up and end."""
+    """Nothing runs any more: give back the port, and leave nothing behind."""
 
 
 Action: TypeAlias = Spawn | SignalGroup | MarkDead | Reap | Drain | Finish

@@ -42,7 +42,7 @@ class Phase(StrEnum):
     CLOSING = "closing"  # the sessions go down
     DRAINING = "draining"  # the last totals wait to be scraped
     ENDING = "ending"  # metricsd goes down
-    ENDED = "ended"
+    ENDED = "ended"  # nothing runs any more
 
 
 # From CLOSING on nobody is taken in and nobody is started any more.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from supervisor.logs import Follower, read_tail
+from supervisor.logs import Follower
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -41,11 +41,9 @@ class Follow:
 
     def begin(self, names: Iterable[str], lines: int = 0) -> None:
         """Show the last lines these logs hold already, and leave out the rest."""
-        for name in names:
-            follower = self._followers[name] = Follower(self.find_log(name))
-            follower.seek_end()
-        for name in self._followers if lines else ():
-            for line in read_tail(self.find_log(name), lines):
+        self._followers.update({name: Follower(self.find_log(name)) for name in names})
+        for name, follower in self._followers.items():
+            for line in follower.seek_tail(lines):
                 self._show(name, line)
 
     def say(self, line: str) -> None:
@@ -73,20 +71,22 @@ class Follow:
             thread.join(timeout=2)  # a blocked terminal may keep it; it dies with us
 
     def _look(self, *, last: bool) -> None:
-        while not self._said.empty():
-            self._clear_footer()
-            click.echo(f"ptsup: {self._said.get()}", err=True)
+        # Taken first and shown last: what a session wrote before it ended comes before its end.
+        said = [self._said.get() for _ in range(self._said.qsize())]
         for name in tuple(self.find_names()):
             if name not in self._followers:
                 self._followers[name] = Follower(self.find_log(name))
         for name, follower in self._followers.items():
             for line in follower.read_lines(last=last):
                 self._show(name, line)
+        for line in said:
+            self._clear_footer()
+            click.echo(f"ptsup: {line}", err=True)
         if sys.stdout.isatty():
             footer = "" if last else self.find_footer()
             if footer != self._footer:
                 self._clear_footer()
-                click.secho(footer, fg="yellow", nl=False)
+                click.echo(click.style(footer, fg="yellow"), nl=False, color=_find_colour())
                 self._footer = footer
 
     def _show(self, name: str, line: str) -> None:
@@ -94,9 +94,14 @@ class Follow:
         names = list(self._followers)
         width, number = max(map(len, names)), names.index(name)
         prefix = click.style(f"{name:<{width}} |", fg=_COLOURS[number % len(_COLOURS)])
-        click.echo(f"{prefix} {line}", color=False if os.environ.get("NO_COLOR") else None)
+        click.echo(f"{prefix} {line}", color=_find_colour())
 
     def _clear_footer(self) -> None:
         if self._footer:
             click.echo(_CLEAR_LINE, nl=False)
             self._footer = ""
+
+
+def _find_colour() -> bool | None:
+    """Whether to colour: None leaves it to click, which asks whether this is a terminal."""
+    return False if os.environ.get("NO_COLOR") else None

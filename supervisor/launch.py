@@ -14,20 +14,20 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from supervisor.config import SUPERVISOR
 from supervisor.control import parse_response, render_error, render_result
-from supervisor.errors import PtsupError, SupervisorDeadError, UsageError
+from supervisor.errors import PortHeldError, PtsupError, SupervisorDeadError, UsageError
 from supervisor.events import KillAll, StopAll
 from supervisor.fleet import Phase
 from supervisor.logs import open_log
-from supervisor.loop import Loop
 from supervisor.orphans import find_living
 from supervisor.port import take_port
-from supervisor.rundir import SUPERVISOR
 from supervisor.serve import Server
+from supervisor.status import describe
 from telemetry.claim import mark_dead
-from telemetry.clearing import clear_unheld, find_clear_refusal, render_kept
+from telemetry.clearing import clear_and_say, find_clear_refusal, prepare, render_lock_holder
 
 if TYPE_CHECKING:
     import socket
@@ -35,52 +35,56 @@ if TYPE_CHECKING:
 
     from supervisor.admission import Admitted
     from supervisor.config import Config
+    from supervisor.loop import Loop
     from supervisor.rundir import RunDir
 
 log = logging.getLogger("ptsup")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launch:
-    """Everything a supervisor needs, checked, and nothing of it started."""
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a supervisor needs for itself alone, and has: the port and the shard directory."""
 
-    config: Config
-    run_dir: RunDir
     listener: socket.socket
-    sessions: Sequence[Admitted]
-    exit_when_done: bool
+    shards_lock: int
 
 
-def take_over(config: Config, run_dir: RunDir) -> socket.socket:
-    """Take over the locked run directory and the port; clear what a former run left.
+def take_over(config: Config, run_dir: RunDir) -> Taken:
+    """Take the port and the shard directory; clear what a former run left.
 
-    Raises PtsupError, and then has changed nothing.
+    The run directory is locked already. Raises PtsupError, and then has changed nothing.
     """
-    refusal = find_clear_refusal(config.multiproc_dir)
+    directory = config.multiproc_dir
+    refusal = find_clear_refusal(directory)
     if refusal is not None:
         raise UsageError(
-            f"cannot use {config.multiproc_dir} for shards: {refusal}",
+            f"cannot use {directory} for shards: {refusal}",
             "choose a directory named prom_multiproc with --multiproc-dir",
         )
     crashed = run_dir.read_states()
     _refuse_orphans(crashed)
     listener = take_port(config.host, config.port)
     try:
-        config.multiproc_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = prepare(directory)
+        if lock is None:
+            listener.close()
+            raise PortHeldError(
+                f"cannot use {directory} for shards: in use by {render_lock_holder(directory)}",
+                "give each stack a directory of its own with --multiproc-dir",
+            )
         if crashed:
             _bury(crashed, config)
         else:
-            for line in render_kept(clear_unheld(config.multiproc_dir)):
-                log.warning(line)
+            clear_and_say(directory, log.warning)
     except OSError as error:
         listener.close()
         raise UsageError(
-            f"cannot use {config.multiproc_dir} for shards: {error.strerror}",
+            f"cannot use {directory} for shards: {error.strerror}",
             "choose another with --multiproc-dir",
         ) from None
     run_dir.clean()
     run_dir.create()
-    return listener
+    return Taken(listener, lock)
 
 
 def _refuse_orphans(states: dict[str, dict[str, Any]]) -> None:
@@ -103,28 +107,22 @@ def _bury(states: dict[str, dict[str, Any]], config: Config) -> None:
 # -- Running ------------------------------------------------------------------------------------
 
 
-def run(launch: Launch, on_opened: Callable[[Loop], None]) -> int:
+def run(loop: Loop, sessions: Sequence[Admitted], on_opened: Callable[[], None]) -> int:
     """Be the supervisor until nothing runs any more; give back the exit code."""
-    return asyncio.run(_run(launch, on_opened))
+    return asyncio.run(_run(loop, sessions, on_opened))
 
 
-async def _run(launch: Launch, on_opened: Callable[[Loop], None]) -> int:
-    loop = Loop(
-        config=launch.config,
-        run_dir=launch.run_dir,
-        listener=launch.listener,
-        exit_when_done=launch.exit_when_done,
-    )
+async def _run(loop: Loop, sessions: Sequence[Admitted], on_opened: Callable[[], None]) -> int:
     server = Server(loop)
     _handle_signals(loop)
     await server.open()
-    loop.add(launch.sessions)
+    loop.add(sessions)
     loop.background(_report_opened(loop, on_opened))
     try:
         await loop.run()
     finally:
         await server.close()
-    return 1 if launch.exit_when_done and loop.fleet.failed else 0
+    return 1 if loop.exit_when_done and loop.fleet.failed else 0
 
 
 def _handle_signals(loop: Loop) -> None:
@@ -138,29 +136,24 @@ def _handle_signals(loop: Loop) -> None:
         handler.add_signal_handler(number, stop)
 
 
-async def _report_opened(loop: Loop, on_opened: Callable[[Loop], None]) -> None:
+async def _report_opened(loop: Loop, on_opened: Callable[[], None]) -> None:
     await loop.wait_until(lambda: loop.opened)
-    on_opened(loop)
+    on_opened()
 
 
 def build_report(loop: Loop) -> dict[str, Any]:
     """Build what `start` says once everything is up."""
     return {
-        "pid": os.getpid(),
-        "host": loop.prober.host,
-        "port": loop.config.port,
+        "url": loop.prober.url,
         "metricsd_pid": loop.fleet.metricsd.pid,
-        "sessions": [
-            {"name": p.name, "state": str(p.state), "pid": p.pid, "reason": p.reason}
-            for p in loop.fleet.sessions.values()
-        ],
+        "sessions": [describe(process) for process in loop.fleet.sessions.values()],
     }
 
 
 # -- Detached -------------------------------------------------------------------------------------
 
 
-def run_detached(launch: Launch) -> dict[str, Any]:
+def run_detached(loop: Loop, sessions: Sequence[Admitted]) -> dict[str, Any]:
     """Fork a supervisor with its own session and stdio; give back its report.
 
     Returns once everything is up; raises the PtsupError the supervisor ended with instead.
@@ -170,7 +163,7 @@ def run_detached(launch: Launch) -> dict[str, Any]:
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        _be_detached(launch, writing)
+        _be_detached(loop, sessions, writing)
     os.close(writing)
     with os.fdopen(reading, "rb") as answer:
         try:
@@ -180,31 +173,31 @@ def run_detached(launch: Launch) -> dict[str, Any]:
             answer.read()  # it closes its end when it is gone
             raise
     if not line:
-        path = launch.run_dir.log(SUPERVISOR)
+        path = loop.run_dir.log(SUPERVISOR)
         raise PtsupError("cannot start: the supervisor ended at its start", f"see {path}")
     return parse_response(line)
 
 
-def _be_detached(launch: Launch, writing: int) -> None:
+def _be_detached(loop: Loop, sessions: Sequence[Admitted], writing: int) -> None:
     """Run as the detached supervisor; never returns."""
     code = 1
     with contextlib.suppress(BaseException):
         os.setsid()
-        _detach_stdio(launch.run_dir)
+        _detach_stdio(loop.run_dir)
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         with os.fdopen(writing, "wb", buffering=0) as answer:
-            code = _run_and_answer(launch, answer)
+            code = _run_and_answer(loop, sessions, answer)
     os._exit(code)
 
 
-def _run_and_answer(launch: Launch, answer: Any) -> int:
-    def report(loop: Loop) -> None:
+def _run_and_answer(loop: Loop, sessions: Sequence[Admitted], answer: BinaryIO) -> int:
+    def report() -> None:
         with contextlib.suppress(OSError):  # nobody waits for it any more
             answer.write(render_result(build_report(loop)))
             answer.close()
 
     try:
-        return run(launch, report)
+        return run(loop, sessions, report)
     except PtsupError as error:
         log.exception("%s", error.message)
         if not answer.closed:

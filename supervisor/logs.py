@@ -37,18 +37,9 @@ def escape(text: str) -> str:
 
 def read_tail(path: Path, lines: int) -> list[str]:
     """Read the last lines of a log; none when there is no log."""
-    try:
-        with path.open("rb") as log:
-            end = log.seek(0, os.SEEK_END)
-            tail = b""
-            while end > 0 and tail.count(b"\n") <= lines:
-                start = max(0, end - _BLOCK)
-                log.seek(start)
-                tail = log.read(end - start) + tail
-                end = start
-    except FileNotFoundError:
-        return []
-    return [render_line(line) for line in tail.splitlines()[-lines:]] if lines > 0 else []
+    follower = Follower(path)
+    found = follower.seek_tail(lines)
+    return [*found, *follower.read_lines(last=True)][-lines:] if lines > 0 else []
 
 
 @dataclass(slots=True)
@@ -60,12 +51,24 @@ class Follower:
     rest: bytes = b""
     _file: BinaryIO | None = field(default=None, repr=False)
 
-    def seek_end(self) -> None:
-        """Leave out what stands there already."""
+    def seek_tail(self, lines: int) -> list[str]:
+        """Go to the end of the last whole line; give back that many lines before it."""
         try:
-            self.position = self.path.stat().st_size
+            with self.path.open("rb") as log:
+                start = end = log.seek(0, os.SEEK_END)
+                tail = b""
+                while start > 0 and tail.count(b"\n") <= lines:
+                    size = min(start, _BLOCK)
+                    start -= size
+                    log.seek(start)
+                    tail = log.read(size) + tail
         except FileNotFoundError:
-            self.position = 0
+            return []
+        whole, _, rest = tail.rpartition(b"\n")
+        self.position = end - len(rest)
+        if not whole or lines == 0:
+            return []
+        return [render_line(line) for line in whole.split(b"\n")[-lines:]]
 
     def read_lines(self, *, last: bool = False) -> Iterator[str]:
         """Yield the lines that are new; with `last`, an unfinished one too, and then close."""

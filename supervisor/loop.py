@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 import supervisor
 from supervisor import kernel, spawn
 from supervisor.admission import Admitted, check_gates
-from supervisor.config import METRICSD
+from supervisor.config import METRICSD, SUPERVISOR
 from supervisor.environ import build_metricsd_environment
 from supervisor.errors import GateError, PtsupError
 from supervisor.events import (
@@ -48,16 +48,16 @@ from supervisor.fleet import Fleet, Phase, build_fleet, step
 from supervisor.lifecycle import Process, State
 from supervisor.logs import read_tail
 from supervisor.probe import Prober
-from supervisor.rundir import SUPERVISOR, RunDir
-from supervisor.status import build_state, find_exit
+from supervisor.status import build_state, describe, is_news, render_process
 from telemetry.claim import mark_dead
-from telemetry.clearing import clear_unheld, render_kept
+from telemetry.clearing import clear_and_say
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Coroutine, Iterable, Iterator
 
     from supervisor.config import Config
+    from supervisor.rundir import RunDir
 
 log = logging.getLogger("ptsup")
 
@@ -124,7 +124,6 @@ class Loop:
             loop.remove_signal_handler(signal.SIGCHLD)
             for task in self._tasks:
                 task.cancel()
-        self._clean()
         if self.error is not None:
             raise self.error
 
@@ -207,7 +206,7 @@ class Loop:
             case Drain():
                 self.background(self.prober.drain())
             case Finish():
-                pass
+                self._clean()
             case _:
                 assert_never(action)
 
@@ -347,8 +346,10 @@ class Loop:
             if process is former:
                 continue
             self._write_state(process)
-            if former is not None and process.state not in {former.state, State.STARTING}:
-                log.info(render_change(process))
+            if former is not None and process.state is not former.state and is_news(process):
+                log.info(render_process(describe(process)))
+        if before.phase is Phase.OPENING and self.fleet.phase is Phase.SERVING:
+            log.info("metricsd answers on %s", self.prober.url)
 
     def _write_state(self, process: Process) -> None:
         member = self.members.get(process.name)
@@ -380,21 +381,5 @@ class Loop:
         """Leave nothing behind: the port, the shards (unless kept), the state."""
         self.listener.close()
         if not self.keep_shards:
-            for line in render_kept(clear_unheld(self.config.multiproc_dir)):
-                log.warning(line)
+            clear_and_say(self.config.multiproc_dir, log.warning)
         self.run_dir.clean()
-
-
-def render_change(process: Process) -> str:
-    """Say in a line what a process has become."""
-    line = f"{process.name}: {process.state}"
-    match process.state:
-        case State.RUNNING:
-            again = f", incarnation {process.incarnation}" if process.restarts else ""
-            line += f" (pid {process.pid}{again})"
-        case State.STOPPED | State.EXITED | State.BACKOFF | State.FATAL:
-            if (word := find_exit(process)) is not None:
-                line += f" (exit {word})"
-        case _:
-            pass
-    return f"{line}: {process.reason}" if process.reason else line

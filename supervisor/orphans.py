@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from supervisor import kernel
-from supervisor.config import METRICSD, METRICSD_POLICY, Policy
+from supervisor.config import METRICSD, METRICSD_POLICY, SUPERVISOR, Policy
 from supervisor.errors import NothingRunsError, SupervisorDeadError
-from supervisor.rundir import SUPERVISOR
 from supervisor.status import build_dead_status
-from telemetry.clearing import clear_unheld, render_kept
+from telemetry.clearing import clear_and_say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -79,7 +78,9 @@ def stop_orphans(
         yield from _stop_groups({METRICSD: metricsd}, METRICSD_POLICY.stop_timeout_seconds)
     directory = states.get(SUPERVISOR, {}).get("multiproc_dir")
     if isinstance(directory, str) and not keep_shards:
-        yield from render_kept(clear_unheld(Path(directory)))
+        kept: list[str] = []
+        clear_and_say(Path(directory), kept.append)
+        yield from kept
     run_dir.clean()
     run_dir.unlock()
     yield "stopped"

@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any, Final
 from supervisor.config import METRICSD
 from supervisor.events import Drained, Event, Ready, Unhealthy
 from supervisor.lifecycle import Process, State
+from telemetry.mode import render_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = logging.getLogger("ptsup")
 
-PROBE_SECONDS: Final = 1.0
-# A hang is believed at the second missed probe.
+PROBE_SECONDS: Final = 1.0  # from the start of one to the start of the next
+ANSWER_SECONDS: Final = 0.75
+# A hang is believed at the second missed probe, which follows the first at once.
 MISSED_PROBES: Final = 2
 DRAIN_LIMIT_SECONDS: Final = 20.0
 DRAIN_LOOK_SECONDS: Final = 0.2
@@ -48,6 +50,11 @@ class Prober:
     _now: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
+    def url(self) -> str:
+        """The page's address, as seen from this machine."""
+        return f"http://{render_address(self.host, self.port)}/metrics"
+
+    @property
     def last_scrape_age_seconds(self) -> float | None:
         """How long ago Prometheus last scraped; None when it never has."""
         age = self._health.get("last_scrape_age_seconds")
@@ -64,9 +71,11 @@ class Prober:
     async def run(self) -> None:
         """Ask a starting metricsd for a scrape, a running one every second for its health."""
         while True:
+            began = time.monotonic()
             await self._probe()
+            pause = 0.0 if self._missed else began + PROBE_SECONDS - time.monotonic()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PROBE_SECONDS):
+                async with asyncio.timeout(max(0.0, pause)):
                     await self._now.wait()
             self._now.clear()
 
@@ -75,21 +84,24 @@ class Prober:
         match metricsd.state:
             case State.STARTING:
                 # The port listens already, so the first scrape waits for metricsd to accept it.
+                self._missed = 0
                 if await probe_scrape(self.host, self.port, PROBE_SECONDS):
-                    self._missed = 0
                     self.post(Ready(METRICSD, metricsd.incarnation))
             case State.RUNNING:
-                health = await probe_health(self.host, self.port, PROBE_SECONDS)
-                if health is not None and health.get("pid") == metricsd.pid:
-                    self._health, self._health_at, self._missed = health, time.monotonic(), 0
-                    return
-                self._missed += 1
-                if self._missed >= MISSED_PROBES:
-                    self._missed = 0
-                    reason = f"did not answer {MISSED_PROBES} probes in a row"
-                    self.post(Unhealthy(METRICSD, metricsd.incarnation, reason))
+                await self._probe_running(metricsd)
             case _:
-                pass
+                self._missed = 0
+
+    async def _probe_running(self, metricsd: Process) -> None:
+        health = await probe_health(self.host, self.port, ANSWER_SECONDS)
+        if health is not None and health.get("pid") == metricsd.pid:
+            self._health, self._health_at, self._missed = health, time.monotonic(), 0
+            return
+        self._missed += 1
+        if self._missed >= MISSED_PROBES:
+            self._missed = 0
+            reason = f"did not answer {MISSED_PROBES} probes in a row"
+            self.post(Unhealthy(METRICSD, metricsd.incarnation, reason))
 
     async def drain(self) -> None:
         """Wait for one complete scrape by Prometheus that began after now, then say so."""

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from supervisor.logs import escape
+from telemetry.mode import render_address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,9 +51,9 @@ _NAME_WIDTH: Final = 12
 
 
 def render_status(
-    status: Mapping[str, Any], width: int, height: int | None = None
+    status: Mapping[str, Any], width: int | None, height: int | None = None
 ) -> RenderableType:
-    """Render the document for a terminal `width` characters wide (and `height` lines high)."""
+    """Render the document for so many columns and lines; None is as many as it takes."""
     sessions = status["sessions"]
     shown = sessions if height is None else sessions[: max(1, height - _HEAD_LINES)]
     parts: list[RenderableType] = [_render_head(status), ""]
@@ -87,11 +88,12 @@ def _render_head(status: Mapping[str, Any]) -> RenderableType:
     )
     scraped = metricsd["last_scrape_age_seconds"]
     ago = "never scraped" if scraped is None else f"scraped {render_seconds(scraped)} ago"
+    address = render_address(port["host"], port["port"]) if port["port"] else "no port"
     grid.add_row(
         "metricsd",
         _render_state(metricsd["state"]),
         _render_text(
-            f"pid {metricsd['pid'] or '-'}, {port['host']}:{port['port']}, {ago}"
+            f"pid {metricsd['pid'] or '-'}, {address}, {ago}"
             + (f", {metricsd['restarts']} restarts" if metricsd["restarts"] else "")
         ),
     )
@@ -107,10 +109,12 @@ def _render_head(status: Mapping[str, Any]) -> RenderableType:
     return grid
 
 
-def _render_sessions(sessions: Sequence[Mapping[str, Any]], width: int) -> Table:
+def _render_sessions(sessions: Sequence[Mapping[str, Any]], width: int | None) -> Table:
     """Draw the table, less the columns that do not fit; the command takes what is left over."""
     rows = [_build_cells(session) for session in sessions]
     widths = {c: max(len(c), *(cell_len(row[c].plain) for row in rows)) for c in _COLUMNS}
+    if width is None:
+        width = 1 << 16
     widths["SESSION"] = min(widths["SESSION"], max(_NAME_WIDTH, width // 3))
     for column in _DISPENSABLE:
         if sum(widths.values()) + _GAP * len(widths) <= width:

@@ -7,7 +7,6 @@ file is written beside its name and renamed; a reader never sees half of one.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -16,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from supervisor.config import METRICSD, SUPERVISOR
 from supervisor.errors import PtsupError, UsageError
+from telemetry.directories import create_private, lock_directory
 
 # sockaddr_un.sun_path less its final NUL: 108 on Linux, 104 on macOS.
 _SOCKET_PATH_LIMIT: Final = 103
-SUPERVISOR: Final = "supervisor"
+_SOCKET_NAME: Final = "control.sock"
 
 
 @dataclass(slots=True)
@@ -33,36 +34,44 @@ class RunDir:
     # -- Making and locking -----------------------------------------------------------------
 
     def create(self) -> None:
-        """Make the directory, private to this user; raises UsageError."""
+        """Make the directory, private to this user; raises UsageError.
+
+        One that is there already has to be ours or empty: we remove files by name in it.
+        """
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            foreign = self._find_foreign()
+            if foreign is not None:
+                raise UsageError(
+                    f"cannot use the run directory {self.path}: {foreign} in it is not ptsup's",
+                    "give it a directory of its own with --run-dir or PTSUP_RUN_DIR",
+                )
             for directory in (self.path, self.logs, self.states):
-                directory.mkdir(mode=0o700, exist_ok=True)
-                directory.chmod(0o700)
-            if self.path.parent.name == ".ops_local":
-                ignore = self.path.parent / ".gitignore"
-                if not ignore.exists():
-                    ignore.write_text("*\n")
+                create_private(directory)
         except OSError as error:
             raise UsageError(
                 f"cannot use the run directory {self.path}: {error.strerror}",
                 "choose another with --run-dir or PTSUP_RUN_DIR",
             ) from None
 
+    def _find_foreign(self) -> str | None:
+        """Find something in the directory that no ptsup ever puts there."""
+        if not self.path.exists():
+            return None
+        for path in sorted(self.path.iterdir()):
+            if path.name not in {self.logs.name, self.states.name, _SOCKET_NAME}:
+                return path.name
+        for directory, ours in ((self.logs, "*.log"), (self.states, "*.json")):
+            for path in sorted(directory.glob("*")):
+                if not path.match(ours) and not _is_unfinished(path):
+                    return f"{directory.name}/{path.name}"
+        return None
+
     def lock(self) -> bool:
         """Take the lock for as long as this process lives; False when somebody has it."""
-        assert self._lock is None
-        try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return True  # nobody can hold what is not there
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return False
-        self._lock = descriptor
-        return True
+        if self._lock is None and self.path.is_dir():
+            self._lock = lock_directory(self.path)
+            return self._lock is not None
+        return True  # ours already, or nobody can hold what is not there
 
     def unlock(self) -> None:
         """Give the lock back."""
@@ -89,7 +98,7 @@ class RunDir:
     @property
     def socket(self) -> Path:
         """The control socket: inside, or where a path is short enough for the OS."""
-        inside = self.path / "control.sock"
+        inside = self.path / _SOCKET_NAME
         if len(os.fsencode(inside)) <= _SOCKET_PATH_LIMIT:
             return inside
         digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
@@ -124,6 +133,11 @@ class RunDir:
         """Forget one process."""
         (self.states / f"{name}.json").unlink(missing_ok=True)
 
+    def list_sessions(self) -> list[str]:
+        """List the names of the sessions there is a state of."""
+        names = {path.stem for path in self.states.glob("[!.]*.json")}
+        return sorted(names - {SUPERVISOR, METRICSD})
+
     def read_states(self) -> dict[str, dict[str, Any]]:
         """Read what the last supervisor knew, by name; an unreadable file counts as nothing."""
         found: dict[str, dict[str, Any]] = {}
@@ -138,17 +152,22 @@ class RunDir:
 
     def clean(self) -> None:
         """Leave nothing that says somebody runs here; the logs stay."""
-        for path in self.states.glob("*"):
-            path.unlink(missing_ok=True)
-        for path in self.states.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
         if self.states.is_dir():
-            self.states.rmdir()
+            for path in self.states.iterdir():
+                if path.match("*.json") or _is_unfinished(path):
+                    path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # something that is not ours lies in it
+                self.states.rmdir()
         self.socket.unlink(missing_ok=True)
         if self.socket.parent != self.path:
             # Another run directory's socket may be in it, or it was never made.
             with contextlib.suppress(OSError):
                 self.socket.parent.rmdir()
+
+
+def _is_unfinished(path: Path) -> bool:
+    """Whether this is a state file that was not renamed any more."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _short_directory() -> Path:

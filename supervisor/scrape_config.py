@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Final
 
+from telemetry.mode import render_address
+
 JOB_NAME: Final = "peak_trade_metricsd"
 # What a Prometheus in a container calls the machine it runs on.
 DEFAULT_HOST: Final = "host.docker.internal"
@@ -12,9 +14,8 @@ DEFAULT_HOST: Final = "host.docker.internal"
 
 def render_scrape_config(host: str, port: int) -> str:
     """Write the `scrape_configs` section of a prometheus.yml: one job, metricsd."""
-    address = f"[{host}]" if ":" in host else host
     # A JSON string is a YAML string, whatever the host holds.
-    target = json.dumps(f"{address}:{port}")
+    target = json.dumps(render_address(host, port))
     return (
         "scrape_configs:\n"
         f"  - job_name: {JOB_NAME}\n"

@@ -28,7 +28,7 @@ from supervisor.events import Restart, Stop, StopAll
 from supervisor.fleet import Phase
 from supervisor.lifecycle import ENDED, Process, State
 from supervisor.observe import count_shards, sample_usage
-from supervisor.status import Facts, build_status
+from supervisor.status import Facts, build_status, describe
 
 if TYPE_CHECKING:
     import socket
@@ -112,8 +112,12 @@ class Server:
         shards = await asyncio.to_thread(count_shards, loop.config.multiproc_dir)
         samples = await asyncio.to_thread(sample_usage, pids)
         now = time.monotonic()
+        started = {p.pid: p.started_at for p in loop.fleet.processes if p.started_at is not None}
         usage = {
-            pid: (self._find_cpu_percent(pid, sample.cpu_seconds, now), sample.rss_bytes)
+            pid: (
+                self._find_cpu_percent(pid, sample.cpu_seconds, started.get(pid, now), now),
+                sample.rss_bytes,
+            )
             for pid, sample in samples.items()
         }
         self._cpu = {pid: (sample.cpu_seconds, now) for pid, sample in samples.items()}
@@ -131,9 +135,11 @@ class Server:
         specs = {name: member.spec for name, member in loop.members.items()}
         return build_status(loop.fleet, specs, facts, lambda name: str(loop.run_dir.log(name)), now)
 
-    def _find_cpu_percent(self, pid: int, cpu_seconds: float, now: float) -> float:
-        """Percent of a core since the last time anybody asked; 0 the first time."""
-        before_seconds, before = self._cpu.get(pid, (cpu_seconds, now))
+    def _find_cpu_percent(
+        self, pid: int, cpu_seconds: float, started_at: float, now: float
+    ) -> float:
+        """Percent of a core since the last time anybody asked, the first time since its start."""
+        before_seconds, before = self._cpu.get(pid, (0.0, started_at))
         return 100 * (cpu_seconds - before_seconds) / (now - before) if now > before else 0.0
 
     async def _start(self, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -158,7 +164,7 @@ class Server:
         loop.add([admit(spec, inherited, loop.config.multiproc_dir) for spec in specs])
         names = [spec.name for spec in specs]
         await loop.wait_until(lambda: all(p.incarnation > 0 for p in self._find(names)))
-        return {"sessions": [_describe(process) for process in self._find(names)]}
+        return {"sessions": [describe(process) for process in self._find(names)]}
 
     def _stop_all(self, parameters: dict[str, Any]) -> None:
         if parameters.get("keep_shards") is True:
@@ -182,17 +188,19 @@ class Server:
             self.loop.take(Restart(name))
         await self.loop.wait_until(
             lambda: all(
-                p.incarnation > former[p.name] and p.state is not State.STARTING
+                # Stopped meanwhile by somebody else, it will not come up again.
+                p.state in ENDED
+                or (p.incarnation > former[p.name] and p.state is not State.STARTING)
                 for p in self._find(names)
             )
         )
-        return {"sessions": [_describe(process) for process in self._find(names)]}
+        return {"sessions": [describe(process) for process in self._find(names)]}
 
     async def _wait(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Wait until these sessions have ended, however they do."""
         names = self._read_names(parameters)
         await self.loop.wait_until(lambda: all(p.state in ENDED for p in self._find(names)))
-        return {"sessions": [_describe(process) for process in self._find(names)]}
+        return {"sessions": [describe(process) for process in self._find(names)]}
 
     def _find(self, names: Iterable[str]) -> list[Process]:
         sessions = self.loop.fleet.sessions
@@ -209,17 +217,6 @@ class Server:
                     f"there are: {', '.join(known)}" if known else "there is none",
                 )
         return names
-
-
-def _describe(process: Process) -> dict[str, Any]:
-    return {
-        "name": process.name,
-        "state": str(process.state),
-        "pid": process.pid,
-        "incarnation": process.incarnation,
-        "returncode": process.returncode,
-        "reason": process.reason,
-    }
 
 
 def _read_timeout(parameters: dict[str, Any]) -> float | None:

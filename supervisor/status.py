@@ -5,12 +5,14 @@ Pure. The keys are a contract with scripts (schema ptsup.status/1); keys may be 
 
 from __future__ import annotations
 
+import re
 import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from supervisor.config import METRICSD, SUPERVISOR
 from supervisor.fleet import Phase
-from supervisor.lifecycle import Process, State
+from supervisor.lifecycle import Ending, Process, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -104,13 +106,82 @@ def _build_session(
         "exit": find_exit(process),
         "uptime_seconds": round(uptime, 3),
         "deadline_seconds": None if process.deadline is None else round(process.deadline - now, 3),
-        "command": list(spec.command),
+        "command": mask_secrets(spec.command),
         "shards": facts.shards.by_pid.get(pid, 0),
         "log": log,
         "cpu_percent": round(cpu_percent, 1),
         "rss_bytes": rss_bytes,
         "reason": process.reason,
     }
+
+
+def describe(process: Process) -> dict[str, Any]:
+    """Build what the answer to a request says of a session."""
+    return {
+        "name": process.name,
+        "state": str(process.state),
+        "pid": process.pid,
+        "incarnation": process.incarnation,
+        "returncode": process.returncode,
+        "exit": find_exit(process),
+        "reason": process.reason,
+    }
+
+
+def render_process(described: Mapping[str, Any]) -> str:
+    """Say in a line what a process has become: `paper: running (pid 7)`."""
+    line = f"{described['name']}: {described['state']}"
+    if described["state"] == State.RUNNING:
+        line += f" (pid {described['pid']})"
+    elif described["exit"] is not None:
+        line += f" (exit {described['exit']})"
+    return f"{line}: {described['reason']}" if described["reason"] else line
+
+
+def is_news(process: Process) -> bool:
+    """Whether a person wants to read of a new state.
+
+    Not that one is starting, for it will be running in a moment; nor that one is stopping
+    when nobody asked for it, which only says that its end is being tidied up.
+    """
+    if process.state is State.STOPPING:
+        return process.ending is Ending.ASKED
+    return process.state is not State.STARTING
+
+
+# What a variable or an option is called whose value is nobody's business.
+_HUSH: Final = re.compile(
+    r"SECRET|TOKEN|PASSW|PASSPHRASE|CREDENTIAL|API[_-]?KEY|PRIVATE", re.IGNORECASE
+)
+_OPTION: Final = re.compile(r"--?[\w-]+")
+# Each run of letters is tried once, from its beginning: an argument may be 128 KiB long.
+_SETTING: Final = re.compile(r"(?<![\w-])[\w-]+=")
+_VALUE: Final = re.compile(r"(?:'[^']*'|\"[^\"]*\"|\S)*")
+
+
+def mask_secrets(command: Sequence[str]) -> list[str]:
+    """Leave out of a command the values of what looks like a secret: `--token ***`, `X_TOKEN=***`.
+
+    What is shown or written down goes through here; only the child gets the command itself.
+    """
+    masked = [_mask_settings(word) for word in command]
+    for position, word in enumerate(masked[:-1]):
+        hushed = _OPTION.fullmatch(word) and _HUSH.search(word)
+        if hushed and not masked[position + 1].startswith("-"):
+            masked[position + 1] = "***"
+    return masked
+
+
+def _mask_settings(word: str) -> str:
+    """Mask each NAME=VALUE: to the end where the word begins with it, else as a shell reads it."""
+    parts, done = [], 0
+    for found in _SETTING.finditer(word):
+        if found.start() < done or not _HUSH.search(found[0]):
+            continue
+        parts.append(f"{word[done : found.end()]}***")
+        value = _VALUE.match(word, found.end())
+        done = value.end() if value and found.start() else len(word)
+    return "".join(parts) + word[done:]
 
 
 def find_exit(process: Process) -> str | None:
@@ -179,7 +250,7 @@ def build_state(
         "incarnation": process.incarnation,
         "nonce": nonce,
         "returncode": process.returncode,
-        "command": list(spec.command) if spec else [],
+        "command": mask_secrets(spec.command) if spec else [],
         "cwd": str(spec.cwd) if spec else "",
     }
 
@@ -193,8 +264,8 @@ def build_dead_status(
     log: Callable[[str], str],
 ) -> dict[str, Any]:
     """Build the document of a supervisor that died; `living` names the orphans."""
-    supervisor = states.get("supervisor", {})
-    metricsd = states.get("metricsd", {})
+    supervisor = states.get(SUPERVISOR, {})
+    metricsd = states.get(METRICSD, {})
     return {
         "schema": SCHEMA,
         "supervisor": {
@@ -207,20 +278,20 @@ def build_dead_status(
         "port": {
             "host": supervisor.get("host"),
             "port": supervisor.get("port"),
-            "holder_pid": metricsd.get("pid") if "metricsd" in living else None,
+            "holder_pid": metricsd.get("pid") if METRICSD in living else None,
         },
         "metricsd": {
-            "state": "running" if "metricsd" in living else "exited",
-            "pid": metricsd.get("pid") if "metricsd" in living else None,
+            "state": "running" if METRICSD in living else "exited",
+            "pid": metricsd.get("pid") if METRICSD in living else None,
             "restarts": max(0, metricsd.get("incarnation", 1) - 1),
             "last_scrape_age_seconds": None,
-            "log": log("metricsd"),
+            "log": log(METRICSD),
         },
         "shards": _build_shards(shards),
         "sessions": [
             _build_dead_session(name, state, shards, log(name), lives=name in living)
             for name, state in states.items()
-            if name not in {"supervisor", "metricsd"}
+            if name not in {SUPERVISOR, METRICSD}
         ],
         "exporters": [],
         "drift": [],

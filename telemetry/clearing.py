@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from telemetry.directories import create_private, lock_directory
 from telemetry.holders import Holder, find_file_holders
 from telemetry.shards import RETIRED, list_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 CLEARABLE_NAMES: Final = ("prom_multiproc", "prometheus_multiproc")
 
@@ -41,15 +42,28 @@ def clear_unheld(directory: Path) -> dict[Path, tuple[Holder, ...]]:
     return held
 
 
-def render_kept(held: Mapping[Path, tuple[Holder, ...]]) -> list[str]:
-    """Name the shards that stayed in a line for each group of holders."""
+def clear_and_say(directory: Path, say: Callable[[str], object]) -> None:
+    """Do that, and name the shards that stayed in a line for each group of holders."""
     groups: dict[tuple[Holder, ...], list[str]] = {}
-    for path, holders in held.items():
+    for path, holders in clear_unheld(directory).items():
         groups.setdefault(holders, []).append(path.name)
-    return [
-        f"kept {' '.join(names)}: held open by {', '.join(map(str, holders))}"
-        for holders, names in groups.items()
-    ]
+    for holders, names in groups.items():
+        say(f"kept {' '.join(names)}: held open by {', '.join(map(str, holders))}")
+
+
+def prepare(directory: Path) -> int | None:
+    """Make the shard directory and lock it against whoever would clear it under its sessions.
+
+    The lock lives as long as the descriptor; None when somebody else has it. Raises OSError.
+    """
+    create_private(directory)
+    return lock_directory(directory)
+
+
+def render_lock_holder(directory: Path) -> str:
+    """Name who has the shard directory locked, for a message."""
+    holders = find_file_holders([directory]).get(directory, ())
+    return str(holders[0]) if holders else "a process that this user may not see"
 
 
 def find_clear_refusal(directory: Path) -> str | None:

@@ -6,9 +6,11 @@ It binds and listens or says why not, naming who holds the port; it serves nothi
 from __future__ import annotations
 
 import errno
+import os
 import socket
 
 from telemetry.holders import render_holder
+from telemetry.mode import render_address
 
 
 class ListenError(Exception):
@@ -25,7 +27,7 @@ def listen(host: str, port: int) -> socket.socket:
 
     An IPv6 "any" takes IPv4 along. Connections of a former run in TIME_WAIT are no holder.
     """
-    problem = f"cannot listen on {host}:{port}"
+    problem = f"cannot listen on {render_address(host, port)}"
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server(
@@ -41,8 +43,16 @@ def listen(host: str, port: int) -> socket.socket:
                 "stop that process, or choose another port with --port",
                 held=True,
             ) from error
-        reason = error.strerror if isinstance(error, OSError) else "not an address"
         raise ListenError(
-            f"{problem}: {reason}",
-            "choose an address of this machine with --host, and a port from 1024 up",
+            f"{problem}: {_find_reason(error)}",
+            "choose an address of this machine with --host, and a port this user may bind",
         ) from error
+
+
+def _find_reason(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return "not an address"
+    if isinstance(error, socket.gaierror):
+        return error.strerror or "not an address"
+    # create_server puts the address into strerror, in a form of its own.
+    return os.strerror(error.errno or 0)

@@ -1,7 +1,7 @@
 """The metrics daemon: `python -m telemetry.metricsd` serves the shards of one directory.
 
 Alone, it binds its port, then clears the directory once, under the guards of
-`telemetry.shards`; with `--fd` it serves an inherited socket and does neither. It never
+`telemetry.clearing`; with `--fd` it serves an inherited socket and does neither. It never
 removes a shard at its end, and TERM or INT is all it takes to end it.
 """
 
@@ -25,13 +25,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from telemetry import mode
-from telemetry.clearing import clear_unheld, find_clear_refusal, render_kept
+from telemetry.clearing import (
+    clear_and_say,
+    find_clear_refusal,
+    prepare,
+    render_lock_holder,
+)
 from telemetry.listen import ListenError, listen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from telemetry.holders import Holder
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -120,12 +124,13 @@ def _serve(options: Options) -> None:
     if options.fd is None:
         _check_clearable(options.directory)
         sock = open_listener(options.host, options.port)
-        held = _clear(options.directory)
+        kept = _clear(options.directory)
     else:
         sock = adopt_listener(options.fd)
-        held = {}
-    _logger.info("metricsd started on %s multiproc_dir=%s", render_address(sock), options.directory)
-    for line in render_kept(held):
+        kept = []
+    address = mode.render_address(*sock.getsockname()[:2])
+    _logger.info("metricsd started on %s multiproc_dir=%s", address, options.directory)
+    for line in kept:
         _logger.warning("%s", line)
     # Imported here: it brings prometheus_client, which takes longer than all the rest.
     from telemetry.collector import open_collector  # noqa: PLC0415
@@ -172,12 +177,6 @@ def adopt_listener(fd: int) -> socket.socket:
     return sock
 
 
-def render_address(sock: socket.socket) -> str:
-    """Render a socket's own address: `0.0.0.0:9111`, `[::]:9111`."""
-    host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise MetricsdError(
@@ -209,7 +208,7 @@ def _build_parser() -> _Parser:
     )
     parser.add_argument(
         "--fd",
-        type=_parse_descriptor,
+        type=_parse_number,
         metavar="N",
         help="serve this inherited listening socket; neither bind nor clear",
     )
@@ -221,10 +220,6 @@ def _parse_port(text: str) -> int:
     if port > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port between 0 and 65535")
     return port
-
-
-def _parse_descriptor(text: str) -> int:
-    return _parse_number(text)
 
 
 def _parse_number(text: str) -> int:
@@ -259,17 +254,27 @@ def _check_clearable(directory: Path) -> None:
         )
 
 
-def _clear(directory: Path) -> dict[Path, tuple[Holder, ...]]:
-    """Create or clear the shard directory; return the held shards, which stayed."""
+def _clear(directory: Path) -> list[str]:
+    """Create, lock and clear the shard directory; say which shards stayed, being held.
+
+    The lock stays as long as this process.
+    """
+    kept: list[str] = []
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        return clear_unheld(directory)
+        if prepare(directory) is None:
+            raise MetricsdError(
+                f"cannot clear {directory}: it is in use by {render_lock_holder(directory)}",
+                hint="stop that process, or choose another directory with --multiproc-dir",
+                exit_code=EXIT_PORT_HELD,
+            )
+        clear_and_say(directory, kept.append)
     except OSError as error:
         raise MetricsdError(
             f"cannot clear {directory}: {error.strerror}: {error.filename}",
             hint="the user who runs metricsd must be able to write there",
             exit_code=EXIT_FAILED,
         ) from error
+    return kept
 
 
 def _is_listening(sock: socket.socket) -> bool:

@@ -63,3 +63,8 @@ def parse_port(environ: Mapping[str, str]) -> int:
             return int(text)
         raise ValueError(f"{name} is {text!r}, not a port between 1 and 65535")
     return DEFAULT_PORT
+
+
+def render_address(host: str, port: int) -> str:
+    """Write an address and a port as one: `0.0.0.0:9111`, `[::1]:9111`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

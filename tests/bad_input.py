@@ -58,13 +58,25 @@ ROWS = (
     ),
     Row("port 0", "--port: 0 is not a port", arguments=("--port", "0")),
     Row("port 70000", "--port: 70000 is not a port", arguments=("--port", "70000")),
-    Row("a port that is no number", "'http' is not a valid integer", arguments=("--port", "http")),
+    Row("a port that is no number", "'http' is not a port number", arguments=("--port", "http")),
+    Row("an empty address", "--host: it is empty", arguments=("--host", "")),
+    Row("an empty directory", "--multiproc-dir: it is empty", arguments=("--multiproc-dir", "")),
+    Row("an empty run directory", "--run-dir: it is empty", arguments=("--run-dir", "")),
+    Row(
+        "nothing to wait for",
+        "--exit-when-done: there is no session",
+        arguments=("--exit-when-done",),
+    ),
     Row(
         "a port in the environment that is none",
         "PEAK_TRADE_METRICSD_PORT is 'abc'",
         environ={"PEAK_TRADE_METRICSD_PORT": "abc"},
     ),
-    Row("an address of another machine", "203.0.113.7", arguments=("--host", "203.0.113.7")),
+    Row(
+        "an address of another machine",
+        "cannot listen on 203.0.113.7:9111: Cannot assign requested address",
+        arguments=("--host", "203.0.113.7"),
+    ),
     Row("an option that is none", "No such option '--nonsense'", arguments=("--nonsense",)),
     Row(
         "a restart policy that is none",

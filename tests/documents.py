@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
+from click.testing import CliRunner
 
 from bad_input import ROWS
 from stack import ROOT
@@ -18,25 +18,16 @@ WRITTEN = "Written by `make docs` from the code; `make test` compares."
 
 
 def render_cli() -> str:
-    """Write docs/cli.md: every command's own help."""
-    parts = ["# The command line\n", f"{WRITTEN}\n", _render_help([], cli)]
-    context = click.Context(cli, info_name="ptsup")
-    for name in cli.list_commands(context):
-        command = cli.get_command(context, name)
-        assert command is not None
-        parts.append(_render_help([name], command))
-    parts.append(COMPLETION)
-    return "\n".join(parts)
+    """Write docs/cli.md: every command's own help, as the program prints it."""
+    parts = ["# The command line\n", f"{WRITTEN}\n", _render_help([])]
+    parts += [_render_help([name]) for name in sorted(cli.commands)]
+    return "\n".join([*parts, COMPLETION])
 
 
-def _render_help(names: list[str], command: click.Command) -> str:
-    title = " ".join(["ptsup", *names])
-    parent = click.Context(cli, info_name="ptsup") if names else None
-    context = click.Context(
-        command, info_name=names[-1] if names else "ptsup", parent=parent, max_content_width=88
-    )
-    context.terminal_width = 88
-    return f"## {title}\n\n```text\n{command.get_help(context)}\n```\n"
+def _render_help(names: list[str]) -> str:
+    printed = CliRunner().invoke(cli, [*names, "--help"], prog_name="ptsup", terminal_width=80)
+    assert printed.exit_code == 0, printed.output
+    return f"## {' '.join(['ptsup', *names])}\n\n```text\n{printed.output}```\n"
 
 
 COMPLETION = """## Shell completion
@@ -64,7 +55,7 @@ ERRORS_HEAD = f"""# Exit codes and errors
 | 5 | drift found, or a verification failed |
 | 6 | refused by a gate |
 | 7 | the port is held by someone else, another supervisor included |
-| 130 | interrupted with Ctrl-C |
+| 130 | interrupted with Ctrl-C where there is nothing to stop in order |
 
 Every error is one line on stderr that begins with `ptsup:`, then (mostly) a line with a hint.
 What is refused is refused before anything starts.

@@ -79,6 +79,17 @@ def test_a_flag_goes_before_the_file_and_the_file_before_the_environment() -> No
     ]
 
 
+def test_it_is_known_what_a_flag_or_the_file_gave() -> None:
+    assert build().given == frozenset()
+    assert build(Flags(port=1)).given == {"port"}
+    assert build(Flags(multiproc_dir="p"), 'host = "::1"').given == {"host", "multiproc_dir"}
+
+
+@pytest.mark.parametrize("flags", [Flags(host=""), Flags(host=" "), Flags(multiproc_dir="")])
+def test_an_empty_flag_is_refused(flags: Flags) -> None:
+    assert refuse(lambda: build(flags)).endswith(": it is empty")
+
+
 def test_the_shard_directory_is_absolute_wherever_it_comes_from() -> None:
     absolute = "/srv/prom_multiproc"
     for config in (
@@ -254,6 +265,12 @@ def test_a_long_name_stays_a_name_with_its_number() -> None:
     parse_session_name(find_free_name(stem, taken - {f"{stem}-999"}), "COMMAND")
 
 
+def test_only_the_name_ptsup_gives_keeps_clear_of_sessions_that_are_there_already() -> None:
+    flags = Flags(sessions=("x=true",), command=("python", "X.py"))
+    config = build_config(flags, FileConfig(), FALLBACK, CWD, frozenset({"x", "x-2"}))
+    assert [session.name for session in config.sessions] == ["x", "X-3"]
+
+
 @pytest.mark.parametrize("command", [("",), ("", "x.py"), ("a\0b",)])
 def test_an_empty_or_impossible_command_is_refused(command: tuple[str, ...]) -> None:
     assert refuse(lambda: build(Flags(command=command))).startswith("COMMAND: ")
@@ -332,7 +349,12 @@ def test_a_whole_file_is_read() -> None:
 
 def test_an_empty_file_says_nothing() -> None:
     assert parse_toml("", FILE) == FileConfig()
-    assert parse_toml('multiproc_dir = ""', FILE) == FileConfig()
+
+
+@pytest.mark.parametrize("key", ["host", "multiproc_dir"])
+def test_an_empty_place_is_refused(key: str) -> None:
+    with pytest.raises(UsageError, match=f"1: {key}: it is empty"):
+        parse_toml(f'{key} = ""', FILE)
 
 
 @pytest.mark.parametrize(

@@ -796,12 +796,12 @@ def test_the_first_restart_after_a_stable_period_comes_at_once() -> None:
     assert process.failures == 0
 
 
-def test_failures_in_a_row_end_in_fatal_with_a_reason() -> None:
-    life = Life(ALWAYS)
+def test_six_short_lives_in_a_row_are_fatal_and_say_why() -> None:
+    life = Life(Policy(restart=RestartWhen.ALWAYS))
     life.tell("start")
-    for _ in range(3):
+    for _ in range(5):
         life.tell("spawned")
-        life.now += 1
+        life.now += 9
         life.tell("exited(1)")
         assert life.process.state is State.BACKOFF
         life.now = life.process.deadline or 0.0
@@ -809,7 +809,7 @@ def test_failures_in_a_row_end_in_fatal_with_a_reason() -> None:
     life.tell("spawned")
     life.tell("exited(1)")
     assert life.process.state is State.FATAL
-    assert life.process.reason == "ended 4 times in a row, each within 10 s of its start"
+    assert life.process.reason == "ended 6 times in a row, each within 10 s of its start"
 
 
 def test_metricsd_is_never_given_up() -> None:

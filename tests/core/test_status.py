@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from signal import SIGRTMIN
+from time import process_time
 from typing import Any, Final
 
 import pytest
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from supervisor.config import Policy, SessionSpec
 from supervisor.fleet import Fleet, Phase, build_fleet
-from supervisor.lifecycle import Process, State, Target
+from supervisor.lifecycle import Ending, Process, State, Target
 from supervisor.render import render_bytes, render_seconds, render_status
 from supervisor.status import (
     Facts,
@@ -23,9 +24,13 @@ from supervisor.status import (
     build_dead_status,
     build_state,
     build_status,
+    describe,
     find_exit,
     find_stopping,
+    is_news,
+    mask_secrets,
     render_exit,
+    render_process,
     render_stopping,
 )
 
@@ -236,6 +241,78 @@ def test_the_countdown_is_one_short_line() -> None:
     assert render_stopping([("late", -3.0)]) == "stopping, KILL in: late (0 s)"
 
 
+# -- A process in a line -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("process", "line"),
+    [
+        (RUNNING, "a: running (pid 7)"),
+        (BACKING_OFF, "b: backoff (exit SIGKILL): it fell over"),
+        (replace(RUNNING, state=State.STOPPING), "a: stopping"),
+        (replace(RUNNING, state=State.STOPPED, pid=None, returncode=0), "a: stopped (exit 0)"),
+        (replace(RUNNING, state=State.EXITED, pid=None), "a: exited (exit unknown)"),
+        (
+            replace(RUNNING, state=State.FATAL, pid=None, started_at=None, reason="missing"),
+            "a: fatal: missing",
+        ),
+    ],
+)
+def test_what_a_process_has_become_is_said_in_a_line(process: Process, line: str) -> None:
+    assert render_process(json.loads(json.dumps(describe(process)))) == line
+
+
+def test_only_what_a_person_waits_for_is_news() -> None:
+    told = {state for state in State if is_news(replace(RUNNING, state=state))}
+    assert told == set(State) - {State.STARTING, State.STOPPING}
+    stopping = replace(RUNNING, state=State.STOPPING)
+    assert is_news(replace(stopping, ending=Ending.ASKED))
+    assert not is_news(replace(stopping, ending=Ending.BY_ITSELF))
+
+
+# -- Secrets -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        (["python", "a.py", "--x=1", "-t", "5"], ["python", "a.py", "--x=1", "-t", "5"]),
+        (["a", "--token", "hunter2", "b"], ["a", "--token", "***", "b"]),
+        (["a", "--api-key=hunter2"], ["a", "--api-key=***"]),
+        (["a", "--Password=hunter 2 hunter2"], ["a", "--Password=***"]),
+        (["env", "KRAKEN_API_SECRET=hunter2", "b"], ["env", "KRAKEN_API_SECRET=***", "b"]),
+        (["a", "--env=API_TOKEN=hunter2"], ["a", "--env=API_TOKEN=***"]),
+        (
+            ["sh", "-c", "cd /; A_TOKEN='hunter2 x' B_SECRET=\"hunter2\"'x y' run; C=1"],
+            ["sh", "-c", "cd /; A_TOKEN=*** B_SECRET=*** run; C=1"],
+        ),
+        (["a", "--token", "--verbose"], ["a", "--token", "--verbose"]),
+        (["a", "--token"], ["a", "--token"]),
+        ([], []),
+    ],
+)
+def test_a_secret_in_a_command_is_not_shown(command: list[str], shown: list[str]) -> None:
+    assert mask_secrets(command) == shown
+
+
+def test_a_secret_in_a_command_is_in_no_document() -> None:
+    spec = replace(SPECS["a"], command=("python", "a.py", "--api-secret", "hunter2"))
+    fleet = build_fleet([spec], exit_when_done=False)
+    (process,) = fleet.sessions.values()
+    assert "hunter2" not in json.dumps(build_status(fleet, {"a": spec}, FACTS, str, NOW))
+    assert "hunter2" not in json.dumps(build_state(process, spec, nonce="", identity=None))
+
+
+@pytest.mark.parametrize(
+    "part", ["x", "x-", "'", "\"'", "a='", "TOKEN=", "A_TOKEN='\"", "x TOKEN='"]
+)
+def test_a_huge_argument_is_masked_in_no_time(part: str) -> None:
+    word = part * ((1 << 14) // len(part))
+    began = process_time()
+    mask_secrets([word, f"--{word}", "x"])
+    assert process_time() - began < 1
+
+
 # -- What is left behind, and the document of the dead ---------------------------------------------
 
 
@@ -410,7 +487,9 @@ def test_a_person_sees_what_a_dead_supervisor_left() -> None:
     assert draw(bury(), 100)[0].split() == ["supervisor", "dead", "pid", "-"]
 
 
-def test_only_an_exit_that_should_not_have_been_is_red() -> None:
+def test_only_an_exit_that_should_not_have_been_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
     for returncode, style in ((1, "red"), (-9, "red"), (None, "red"), (0, "")):
         document = build(replace(BACKING_OFF, returncode=returncode))
         console = Console(width=100, force_terminal=True, color_system="standard")

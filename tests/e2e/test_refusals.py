@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from bad_input import ROWS, Row
+from stack import SHADOW, find_free_port
 from supervisor.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -101,8 +105,6 @@ def test_a_taken_port_is_refused_with_its_holder_and_clears_nothing(stack: Stack
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", stack.port))
         holder.listen()
-        import os
-
         done = stack.start("-s", "a=sleep 600", code=7)
         assert_refused(stack, done, f"pid {os.getpid()}", str(stack.port))
     assert stack.shards == ["counter_1.db"]
@@ -120,3 +122,102 @@ def test_an_unknown_session_is_refused_by_name(stack: Stack) -> None:
         assert "nobody" in done.stderr
     done = stack.start("-s", "a=sleep 1", code=2)
     assert "a session of that name is running" in done.stderr
+
+
+def test_a_directory_of_somebody_elses_files_is_no_run_dir(stack: Stack) -> None:
+    project = stack.cwd / "project"
+    (project / "state" / "deep").mkdir(parents=True)
+    project.chmod(0o755)
+    (project / "state" / "mine.txt").write_text("precious")
+    done = stack.start("--run-dir", "project", "-s", "a=sleep 600", code=2)
+    assert "state/deep in it is not ptsup's" in done.stderr
+    assert (project / "state" / "mine.txt").read_text() == "precious"
+    assert project.stat().st_mode & 0o777 == 0o755
+    done = stack.start("--run-dir", ".", "-s", "a=sleep 600", code=2)
+    assert "project in it is not ptsup's" in done.stderr
+
+
+def test_a_shard_directory_in_use_is_refused_and_loses_nothing(stack: Stack) -> None:
+    stack.start("-s", f"a={SHADOW} --speed 400")
+    stack.wait_for_state("a", "exited", timeout=30)
+    totals = stack.counters()
+    pid = stack.status()["supervisor"]["pid"]
+    other = str(find_free_port())
+    done = stack.run("start", "-d", "--run-dir", "other", "--port", other, code=7)
+    assert f"in use by pid {pid}" in done.stderr
+    alone = subprocess.run(
+        [sys.executable, "-m", "telemetry.metricsd", "--port", other],
+        cwd=stack.cwd,
+        env=stack.env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert alone.returncode == 7
+    assert f"in use by pid {pid}" in alone.stderr
+    assert stack.counters() == totals
+
+
+def test_a_hand_over_says_what_it_would_otherwise_ignore(stack: Stack) -> None:
+    stack.start("-s", "a=sleep 600")
+    other = str(find_free_port())
+    done = stack.run("start", "-d", "--port", other, "-s", "b=sleep 600", code=2)
+    assert f"has port {stack.port}, not {other}" in done.stderr
+    (stack.cwd / "b.toml").write_text(f"port = {other}\n[session.b]\ncommand = 'sleep 600'\n")
+    done = stack.run("start", "-d", "-f", "b.toml", code=2)
+    assert f"has port {stack.port}, not {other}" in done.stderr
+    done = stack.start("-s", "b=sleep 600", BINANCE_API_KEY="k")
+    assert "'BINANCE_API_KEY' is left out" in done.stderr
+
+
+def test_the_name_after_the_dashes_is_unique_in_the_running_stack_too(stack: Stack) -> None:
+    for _ in range(2):
+        stack.start("--", "sleep", "600")
+    assert [s["name"] for s in stack.status()["sessions"]] == ["sleep", "sleep-2"]
+
+
+def test_exit_when_done_counts_for_a_hand_over_too(stack: Stack) -> None:
+    stack.start("-s", "a=sleep 600")
+    stack.run("start", "--exit-when-done", "-s", "good=true")
+    stack.run("start", "--exit-when-done", "-s", "bad=sh -c 'exit 3'", code=1)
+    assert stack.session("a")["state"] == "running"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["stop", "a", "--drain", "1"], "go with stopping everything"),
+        (["stop", "a", "--keep-shards"], "go with stopping everything"),
+        (["stop", "--timeout", "soon"], "'soon' is not a number of seconds"),
+        (["stop", "--timeout", "-1"], "'-1' is not a number of seconds, 0 or more"),
+        (["status", "--watch", "--json"], "do not go together"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(stack: Stack, arguments: list[str], words: str) -> None:
+    assert words in stack.run(*arguments, code=2).stderr
+
+
+def test_ptsup_alone_prints_its_help_as_it_is(stack: Stack) -> None:
+    done = stack.run(code=2)
+    assert done.stderr.startswith("Usage: ptsup")
+    assert "Start metricsd and sessions." in done.stderr
+
+
+def test_no_logs_is_exit_3(stack: Stack) -> None:
+    assert "no logs" in stack.run("logs", code=3).stderr
+
+
+def test_a_secret_in_a_command_is_neither_shown_nor_written_down(stack: Stack) -> None:
+    stack.start(
+        "-s",
+        "a=env MY_TOKEN=hushhush99 sleep 600",
+        "-s",
+        "b=sh -c 'sleep 600' --password hushhush99",
+    )
+    document = stack.run("status", "--json").stdout
+    assert "hushhush99" not in document
+    assert "MY_TOKEN=***" in document
+    for path in stack.run_dir.rglob("*.*"):
+        if path.is_file():
+            assert "hushhush99" not in path.read_text()

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
 from documents import DOCUMENTS
-from stack import ROOT
+from stack import BIN, ROOT, build_environment
 from supervisor.cli import cli
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_a_document_drawn_from_the_code_is_up_to_date(path: object) -> None:
-    render = next(render for known, render in DOCUMENTS.items() if known == path)
-    written = next(known for known in DOCUMENTS if known == path).read_text(encoding="utf-8")
-    assert written == render(), "run `make docs`"
+def test_a_document_drawn_from_the_code_is_up_to_date(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == DOCUMENTS[path](), "run `make docs`"
+
+
+def test_the_documented_help_is_what_the_installed_program_prints() -> None:
+    environment = {**build_environment(), "COLUMNS": "80"}
+    for names in ([], *([name] for name in cli.commands)):
+        command = [str(BIN / "ptsup"), *names, "--help"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert f"```text\n{done.stdout}```" in DOCUMENTS[ROOT / "docs" / "cli.md"]()
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands))

@@ -1,0 +1,53 @@
+"""Gives new sessions to the supervisor that runs already, with their caller's environment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from supervisor import client
+from supervisor.config import SUPERVISOR
+from supervisor.control import Request
+from supervisor.errors import PortHeldError, SupervisorDeadError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from supervisor.config import Config
+    from supervisor.rundir import RunDir
+
+
+def hand_over(config: Config, environ: Mapping[str, str], run_dir: RunDir) -> list[dict[str, Any]]:
+    """Hand the sessions over and give back what became of each; raises PtsupError."""
+    connection = client.connect(run_dir)
+    own = run_dir.read_states().get(SUPERVISOR, {})
+    if connection is None:
+        raise SupervisorDeadError(
+            f"cannot start: the supervisor (pid {own.get('pid')}) does not answer",
+            "see `ptsup status`",
+        )
+    if not config.sessions:
+        raise PortHeldError(
+            f"cannot start: a supervisor (pid {own.get('pid')}) runs in {run_dir.path} already",
+            "give it sessions, or stop it with `ptsup stop`",
+        )
+    _check_agreement(config, own)
+    documents = [session.to_document() for session in config.sessions]
+    request = Request("start", {"sessions": documents, "environ": dict(environ)})
+    sessions: list[dict[str, Any]] = client.ask(connection, request, None)["sessions"]
+    return sessions
+
+
+def _check_agreement(config: Config, own: Mapping[str, Any]) -> None:
+    """Refuse what was given and is otherwise there: it would be ignored."""
+    wanted = {
+        "host": config.host,
+        "port": config.port,
+        "multiproc_dir": str(config.multiproc_dir),
+    }
+    for name in sorted(config.given):
+        if wanted[name] != own.get(name):
+            raise UsageError(
+                f"cannot start: the supervisor that runs here has {name} {own.get(name)}, "
+                f"not {wanted[name]}",
+                "leave it out, or start another with its own --run-dir, --port and --multiproc-dir",
+            )
