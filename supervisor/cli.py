@@ -49,24 +49,42 @@ GONE_LIMIT_SECONDS: Final = 10.0
 
 def main() -> NoReturn:
     """Run `ptsup`: every error is one line on stderr, a hint, and its exit code."""
+    _open_closed_stdio()
     try:
-        code = cli.main(standalone_mode=False)
+        code = _run()
         sys.stdout.flush()
+    except OSError:
+        # Whoever read our output is gone; nothing more can be said, and at exit nothing tried.
+        code = 1
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 1)
+            os.dup2(nothing.fileno(), 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_closed_stdio() -> None:
+    """See that 0, 1 and 2 are open: else the next lock or socket would become one of them."""
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+
+
+def _run() -> Any:
+    try:
+        return cli.main(standalone_mode=False)
     except PtsupError as error:
-        code = _fail(error)
+        return _fail(error)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
-        code = error.exit_code
+        return error.exit_code
     except click.ClickException as error:
         hint = f"see `{_find_command_path(error)} --help`"
-        code = _fail(UsageError(error.format_message(), hint))
+        return _fail(UsageError(error.format_message(), hint))
     except (KeyboardInterrupt, click.exceptions.Abort):
-        code = _fail(PtsupError("interrupted"), 130)
-    except BrokenPipeError:
-        # Whoever read our output has closed it; nothing more is to be said, at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    sys.exit(code if isinstance(code, int) else 0)
+        return _fail(PtsupError("interrupted"), 130)
 
 
 def _fail(error: PtsupError, code: int | None = None) -> int:
@@ -111,7 +129,13 @@ _PORT: Final = _Number(int, "port number")
 def _run_dir(_context: click.Context, _option: click.Parameter, value: str) -> RunDir:
     if not value.strip():
         raise UsageError("--run-dir: it is empty", "leave it out for the default")
-    return RunDir(Path(os.path.abspath(value)))  # noqa: PTH100 - Path.absolute keeps ".."
+    try:
+        # Links resolved: the lock, the socket and the records go by the directory itself.
+        return RunDir(Path(os.path.realpath(value)))
+    except FileNotFoundError:
+        raise UsageError(
+            "cannot find the working directory: it was removed", "cd to one that is there"
+        ) from None
 
 
 def _complete_names(
@@ -398,9 +422,13 @@ def status(names: tuple[str, ...], as_json: bool, watch: bool, run_dir: RunDir) 
     else:
         _print_table(document)
     if code:
+        from supervisor.client import build_silence
+
+        pid = document["supervisor"]["pid"]
+        if document["supervisor"]["state"] != "dead":
+            raise build_silence(pid)
         raise SupervisorDeadError(
-            f"the supervisor (pid {document['supervisor']['pid']}) is dead",
-            "`ptsup stop` ends what it left and cleans up",
+            f"the supervisor (pid {pid}) is dead", "`ptsup stop` ends what it left and cleans up"
         )
     return code
 

@@ -59,6 +59,14 @@ def ask_running(run_dir: RunDir, request: Request) -> dict[str, Any]:
     return ask(connection, request, None)
 
 
+def build_silence(pid: int | None) -> SupervisorDeadError:
+    """Say that a supervisor lives but does not answer."""
+    return SupervisorDeadError(
+        f"the supervisor (pid {pid or 'unknown'}) is there but does not answer",
+        f"`kill {pid}` stops it in order" if pid else "try again in a moment",
+    )
+
+
 def find_absence(run_dir: RunDir) -> PtsupError:
     """Say why nobody answers: nothing runs, or the supervisor is dead."""
     if run_dir.read_states():

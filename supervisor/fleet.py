@@ -89,6 +89,11 @@ class Fleet:
         return any(p.failed for p in self.sessions.values())
 
 
+def is_opened(process: Process) -> bool:
+    """Whether there is nothing to wait for: it was spawned, could not be, or is not to be."""
+    return process.incarnation > 0 or process.target is Target.DOWN
+
+
 def step(fleet: Fleet, event: Event, now: float) -> Step:
     """Take one event: route it, then let the fleet go on as far as it can."""
     fleet, actions = _take(fleet, event, now)

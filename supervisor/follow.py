@@ -35,6 +35,7 @@ class Follow:
     find_log: Callable[[str], Path]
     find_footer: Callable[[], str] = lambda: ""
     ended: threading.Event = field(default_factory=threading.Event)
+    is_stuck: bool = False  # it waits for a reader of our output, and dies with us
     _said: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
     _followers: dict[str, Follower] = field(default_factory=dict)
     _footer: str = ""
@@ -68,7 +69,8 @@ class Follow:
             yield
         finally:
             self.ended.set()
-            thread.join(timeout=2)  # a blocked terminal may keep it; it dies with us
+            thread.join(timeout=2)
+            self.is_stuck = thread.is_alive()
 
     def _look(self, *, last: bool) -> None:
         # Taken first and shown last: what a session wrote before it ended comes before its end.

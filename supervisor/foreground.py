@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
 import signal
 import time
 from dataclasses import dataclass, field
@@ -43,7 +44,10 @@ def run(loop: Loop, sessions: Sequence[Admitted]) -> int:
     handler.emit = lambda record: follow.say(record.getMessage())  # type: ignore[method-assign]
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     with follow.beside():
-        return launch.run(loop, sessions, lambda: None)
+        code = launch.run(loop, sessions, lambda: None)
+    if follow.is_stuck:  # nobody reads our output: to flush it would wait for ever
+        os._exit(code)
+    return code
 
 
 def attend(run_dir: RunDir, names: list[str]) -> list[dict[str, Any]]:

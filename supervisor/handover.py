@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from supervisor import client
 from supervisor.config import SUPERVISOR
 from supervisor.control import Request
-from supervisor.errors import PortHeldError, SupervisorDeadError, UsageError
+from supervisor.errors import PortHeldError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,10 +21,7 @@ def hand_over(config: Config, environ: Mapping[str, str], run_dir: RunDir) -> li
     connection = client.connect(run_dir)
     own = run_dir.read_states().get(SUPERVISOR, {})
     if connection is None:
-        raise SupervisorDeadError(
-            f"cannot start: the supervisor (pid {own.get('pid')}) does not answer",
-            "see `ptsup status`",
-        )
+        raise client.build_silence(own.get("pid"))
     if not config.sessions:
         raise PortHeldError(
             f"cannot start: a supervisor (pid {own.get('pid')}) runs in {run_dir.path} already",

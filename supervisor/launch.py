@@ -67,7 +67,6 @@ def take_over(config: Config, run_dir: RunDir) -> Taken:
     try:
         lock = prepare(directory)
         if lock is None:
-            listener.close()
             raise PortHeldError(
                 f"cannot use {directory} for shards: in use by {render_lock_holder(directory)}",
                 "give each stack a directory of its own with --multiproc-dir",
@@ -76,14 +75,17 @@ def take_over(config: Config, run_dir: RunDir) -> Taken:
             _bury(crashed, config)
         else:
             clear_and_say(directory, log.warning)
+        run_dir.clean()
+        run_dir.create()
+    except PtsupError:
+        listener.close()
+        raise
     except OSError as error:
         listener.close()
         raise UsageError(
             f"cannot use {directory} for shards: {error.strerror}",
             "choose another with --multiproc-dir",
         ) from None
-    run_dir.clean()
-    run_dir.create()
     return Taken(listener, lock)
 
 
@@ -133,7 +135,11 @@ def _handle_signals(loop: Loop) -> None:
 
     handler = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+            continue  # nohup wants to outlive its terminal
         handler.add_signal_handler(number, stop)
+    # A mask would be inherited by every session, and leave it deaf.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 async def _report_opened(loop: Loop, on_opened: Callable[[], None]) -> None:
@@ -165,6 +171,7 @@ def run_detached(loop: Loop, sessions: Sequence[Admitted]) -> dict[str, Any]:
         os.close(reading)
         _be_detached(loop, sessions, writing)
     os.close(writing)
+    loop.listener.close()
     with os.fdopen(reading, "rb") as answer:
         try:
             line = answer.readline()

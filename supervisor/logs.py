@@ -5,8 +5,10 @@ Files and not pipes, so that a session never waits for a reader and outlives its
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -20,9 +22,33 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
 
 def open_log(path: Path) -> BinaryIO:
-    """Open a log for appending; only its owner may read it."""
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o600), "wb", buffering=0)
+    """Open a log for appending; only its owner may read it. Raises OSError.
+
+    Its directory is made anew where somebody removed it: without a log nothing can start.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, flags, 0o600)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a FIFO's reader could hold us up
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "wb", buffering=0)
+
+
+def _open_for_reading(path: Path) -> BinaryIO | None:
+    """Open a log that is a regular file; None where there is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    return None
 
 
 def render_line(line: bytes) -> str:
@@ -53,17 +79,17 @@ class Follower:
 
     def seek_tail(self, lines: int) -> list[str]:
         """Go to the end of the last whole line; give back that many lines before it."""
-        try:
-            with self.path.open("rb") as log:
-                start = end = log.seek(0, os.SEEK_END)
-                tail = b""
-                while start > 0 and tail.count(b"\n") <= lines:
-                    size = min(start, _BLOCK)
-                    start -= size
-                    log.seek(start)
-                    tail = log.read(size) + tail
-        except FileNotFoundError:
+        log = _open_for_reading(self.path)
+        if log is None:
             return []
+        with log:
+            start = end = log.seek(0, os.SEEK_END)
+            tail = b""
+            while start > 0 and tail.count(b"\n") <= lines:
+                size = min(start, _BLOCK)
+                start -= size
+                log.seek(start)
+                tail = log.read(size) + tail
         whole, _, rest = tail.rpartition(b"\n")
         self.position = end - len(rest)
         if not whole or lines == 0:
@@ -73,10 +99,9 @@ class Follower:
     def read_lines(self, *, last: bool = False) -> Iterator[str]:
         """Yield the lines that are new; with `last`, an unfinished one too, and then close."""
         if self._file is None:
-            try:
-                self._file = self.path.open("rb")
-            except FileNotFoundError:
-                return
+            self._file = _open_for_reading(self.path)
+        if self._file is None:
+            return
         self._file.seek(self.position)
         while block := self._file.read(_BLOCK):
             self.position += len(block)

@@ -44,7 +44,7 @@ from supervisor.events import (
     Start,
     Tick,
 )
-from supervisor.fleet import Fleet, Phase, build_fleet, step
+from supervisor.fleet import Fleet, Phase, build_fleet, is_opened, step
 from supervisor.lifecycle import Process, State
 from supervisor.logs import read_tail
 from supervisor.probe import Prober
@@ -136,7 +136,16 @@ class Loop:
         """Run a coroutine beside the loop; it ends with it."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._note_task)
+
+    def _note_task(self, task: asyncio.Task[None]) -> None:
+        """Let no task fail in silence: without its probes or its drain nothing would end."""
+        self._tasks.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None:
+            log.error("a task failed", exc_info=failure)
+            self.error = PtsupError(f"the supervisor failed: {failure!r}")
+            self.post(KillAll())
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until the fleet fulfils a condition."""
@@ -164,8 +173,11 @@ class Loop:
         now = time.monotonic()
         if self._look or self._dead or now - self._looked_at >= LOOK_ANYWAY_SECONDS:
             self._look, self._looked_at = False, now
-            events += self._find_exits()
-            self._reap_strangers()
+            try:
+                events += self._find_exits()
+                self._reap_strangers()
+            except OSError as error:  # out of descriptors, say: nothing is lost by looking later
+                log.warning("cannot look for exits: %s", error)
         return [*events, Tick()]
 
     def _find_timeout_seconds(self) -> float:
@@ -223,7 +235,10 @@ class Loop:
         process = self.fleet.find(name)
         assert process is not None
         self._identities[name] = None
-        self._write_state(process)  # the intent, before there is anything to lose
+        # The intent, before there is anything to lose. Without it a crash would lose the child;
+        # metricsd alone is worth that.
+        if not self._write_state(process) and name != METRICSD:
+            return SpawnFailed(name, incarnation, "cannot write its state down", final=False)
         try:
             if name == METRICSD:
                 child = self._spawn_metricsd(incarnation, nonce)
@@ -304,7 +319,7 @@ class Loop:
     def _mark_dead(self, name: str, pid: int) -> None:
         try:
             mark_dead(self.config.multiproc_dir, pid)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - a broken library must not end supervision
             log.warning("cannot mark %s (pid %d) dead: %s", name, pid, error)
 
     # -- Coming up --------------------------------------------------------------------------------
@@ -313,7 +328,7 @@ class Loop:
     def opened(self) -> bool:
         """Whether metricsd has answered and every session was spawned, or could not be."""
         return self.fleet.phase is Phase.SERVING and all(
-            process.incarnation > 0 for process in self.fleet.sessions.values()
+            map(is_opened, self.fleet.sessions.values())
         )
 
     def find_stopping(self) -> list[tuple[str, float]]:
@@ -331,7 +346,8 @@ class Loop:
             async with asyncio.timeout(OPENING_LIMIT_SECONDS):
                 await self.wait_until(lambda: self.fleet.phase is not Phase.OPENING)
         except TimeoutError:
-            tail = read_tail(self.run_dir.log(METRICSD), 1)
+            lines = read_tail(self.run_dir.log(METRICSD), 3)
+            tail = [line for line in lines if not line.startswith("hint:")]
             self.error = PtsupError(
                 f"cannot start: metricsd did not answer within {OPENING_LIMIT_SECONDS:g} s",
                 f"its last words: {tail[-1]}" if tail else "it said nothing",
@@ -351,7 +367,7 @@ class Loop:
         if before.phase is Phase.OPENING and self.fleet.phase is Phase.SERVING:
             log.info("metricsd answers on %s", self.prober.url)
 
-    def _write_state(self, process: Process) -> None:
+    def _write_state(self, process: Process) -> bool:
         member = self.members.get(process.name)
         state = build_state(
             process,
@@ -363,23 +379,35 @@ class Loop:
             self.run_dir.write_state(process.name, state)
         except OSError as error:
             log.warning("cannot write the state of %s: %s", process.name, error)
+            return False
+        return True
 
     def _write_own_state(self) -> None:
-        self.run_dir.write_state(
-            SUPERVISOR,
-            {
-                "pid": os.getpid(),
-                "identity": kernel.read_identity(os.getpid()),
-                "version": supervisor.__version__,
-                "host": self.config.host,
-                "port": self.config.port,
-                "multiproc_dir": str(self.config.multiproc_dir),
-            },
-        )
+        state = {
+            "pid": os.getpid(),
+            "identity": kernel.read_identity(os.getpid()),
+            "version": supervisor.__version__,
+            "host": self.config.host,
+            "port": self.config.port,
+            "multiproc_dir": str(self.config.multiproc_dir),
+        }
+        try:
+            self.run_dir.write_state(SUPERVISOR, state)
+        except OSError as error:
+            raise PtsupError(
+                f"cannot write to the run directory {self.run_dir.path}: {error.strerror}",
+                "make room there, or choose another with --run-dir",
+            ) from None
 
     def _clean(self) -> None:
         """Leave nothing behind: the port, the shards (unless kept), the state."""
         self.listener.close()
-        if not self.keep_shards:
-            clear_and_say(self.config.multiproc_dir, log.warning)
-        self.run_dir.clean()
+        try:
+            if not self.keep_shards:
+                clear_and_say(self.config.multiproc_dir, log.warning)
+        except (OSError, ValueError) as error:
+            self.error = PtsupError(f"cannot clear {self.config.multiproc_dir}: {error}")
+        try:
+            self.run_dir.clean()
+        except PtsupError as error:
+            self.error = error

@@ -6,14 +6,15 @@ boot) is the recorded one; nobody else is ever signalled.
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from supervisor import kernel
+from supervisor.client import build_silence, find_absence
 from supervisor.config import METRICSD, METRICSD_POLICY, SUPERVISOR, Policy
-from supervisor.errors import NothingRunsError, SupervisorDeadError
 from supervisor.status import build_dead_status
 from telemetry.clearing import clear_and_say
 
@@ -42,7 +43,7 @@ def read_dead_status(run_dir: RunDir) -> dict[str, Any] | None:
     states = run_dir.read_states()
     if not states:
         return None
-    directory = Path(states.get(SUPERVISOR, {}).get("multiproc_dir", ""))
+    directory = Path(states.get(SUPERVISOR, {}).get("multiproc_dir", os.devnull))
     return build_dead_status(
         states,
         frozenset(find_living(states)),
@@ -60,14 +61,11 @@ def stop_orphans(
     Yields a line for a person at each step. Raises NothingRunsError when there is nothing.
     """
     if not run_dir.lock():
-        raise SupervisorDeadError(
-            f"the supervisor of {run_dir.path} is there but does not answer",
-            "try again; if it stays so, end it by its pid and run `ptsup stop` once more",
-        )
+        raise build_silence(run_dir.read_states().get(SUPERVISOR, {}).get("pid"))
     states = run_dir.read_states()
     if not states:
         run_dir.unlock()
-        raise NothingRunsError(f"nothing runs in {run_dir.path}", "`ptsup start` starts it")
+        raise find_absence(run_dir)
     pid = states.get(SUPERVISOR, {}).get("pid")
     yield f"the supervisor (pid {pid}) is dead; ending what it left"
     living = find_living(states)
@@ -78,12 +76,19 @@ def stop_orphans(
         yield from _stop_groups({METRICSD: metricsd}, METRICSD_POLICY.stop_timeout_seconds)
     directory = states.get(SUPERVISOR, {}).get("multiproc_dir")
     if isinstance(directory, str) and not keep_shards:
-        kept: list[str] = []
-        clear_and_say(Path(directory), kept.append)
-        yield from kept
+        yield from _clear(Path(directory))
     run_dir.clean()
     run_dir.unlock()
     yield "stopped"
+
+
+def _clear(directory: Path) -> list[str]:
+    lines: list[str] = []
+    try:
+        clear_and_say(directory, lines.append)
+    except (OSError, ValueError) as error:
+        lines.append(f"cannot clear {directory}: {error}")
+    return lines
 
 
 def _stop_groups(leaders: Mapping[str, int], timeout_seconds: float) -> Iterator[str]:

@@ -7,6 +7,7 @@ file is written beside its name and renamed; a reader never sees half of one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 from supervisor.config import METRICSD, SUPERVISOR
 from supervisor.errors import PtsupError, UsageError
+from supervisor.records import parse_record
 from telemetry.directories import create_private, lock_directory
 
 # sockaddr_un.sun_path less its final NUL: 108 on Linux, 104 on macOS.
@@ -121,13 +123,24 @@ class RunDir:
     # -- State ------------------------------------------------------------------------------
 
     def write_state(self, name: str, document: dict[str, Any]) -> None:
-        """Replace the state of one process."""
+        """Replace the state of one process; raises OSError."""
+        if not self._is_ours():
+            raise FileNotFoundError(errno.ENOENT, "the run directory was removed", str(self.path))
         path = self.states / f"{name}.json"
         beside = self.states / f".{name}.tmp"
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(document, file)
         beside.replace(path)
+
+    def _is_ours(self) -> bool:
+        """Whether the path still leads to the directory we locked, and not to another's."""
+        if self._lock is None:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._lock), self.path.stat())
+        except FileNotFoundError:
+            return False
 
     def remove_state(self, name: str) -> None:
         """Forget one process."""
@@ -143,24 +156,34 @@ class RunDir:
         found: dict[str, dict[str, Any]] = {}
         for path in sorted(self.states.glob("[!.]*.json")):
             try:
-                document = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+                if path.is_file():  # a FIFO would hold us up
+                    document = json.loads(path.read_text(encoding="utf-8"))
+                    found[path.stem] = parse_record(document)
+            except (OSError, TypeError, ValueError, RecursionError):
                 continue
-            if isinstance(document, dict):
-                found[path.stem] = document
         return found
 
     def clean(self) -> None:
-        """Leave nothing that says somebody runs here; the logs stay."""
-        if self.states.is_dir():
-            for path in self.states.iterdir():
+        """Leave nothing that says somebody runs here; the logs stay. Raises PtsupError.
+
+        A directory that took the place of ours meanwhile is another's, and left alone.
+        """
+        if not self._is_ours():
+            return
+        try:
+            for path in self.states.glob("*"):
                 if path.match("*.json") or _is_unfinished(path):
                     path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # something that is not ours lies in it
-                self.states.rmdir()
-        self.socket.unlink(missing_ok=True)
+            self.socket.unlink(missing_ok=True)
+        except OSError as error:
+            raise PtsupError(
+                f"cannot clean {self.path}: {error.filename}: {error.strerror}",
+                "remove it by hand, then try again",
+            ) from None
+        # Something that is not ours may lie in these, or they were never made.
+        with contextlib.suppress(OSError):
+            self.states.rmdir()
         if self.socket.parent != self.path:
-            # Another run directory's socket may be in it, or it was never made.
             with contextlib.suppress(OSError):
                 self.socket.parent.rmdir()
 

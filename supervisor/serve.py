@@ -25,7 +25,7 @@ from supervisor.control import (
 )
 from supervisor.errors import PtsupError, UsageError
 from supervisor.events import Restart, Stop, StopAll
-from supervisor.fleet import Phase
+from supervisor.fleet import Phase, is_opened
 from supervisor.lifecycle import ENDED, Process, State
 from supervisor.observe import count_shards, sample_usage
 from supervisor.status import Facts, build_status, describe
@@ -63,8 +63,10 @@ class Server:
         """Answer whoever waits for the end, and listen no more."""
         if self._server is not None:
             self._server.close()
+        error = self.loop.error
+        answer = render_result({"drain": self.loop.prober.drained})
         for writer in self._finishing:
-            await _send(writer, render_result({"drain": self.loop.prober.drained}))
+            await _send(writer, render_error(error) if error else answer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection: socket.socket = writer.get_extra_info("socket")
@@ -80,7 +82,9 @@ class Server:
                 self._stop_all(request.parameters)
                 self._finishing.append(writer)
                 return
-            await _send(writer, render_result(await self._answer(request)))
+            answer = await _while_connected(reader, self._answer(request))
+            if answer is not None:
+                await _send(writer, render_result(answer))
         except PtsupError as error:
             await _send(writer, render_error(error))
         except ValueError:  # a line over the limit
@@ -152,7 +156,8 @@ class Server:
         inherited = parse_env(parameters.get("environ", {}), "the environment")
         if loop.fleet.phase not in {Phase.OPENING, Phase.SERVING}:
             raise PtsupError("cannot start: the supervisor is stopping", "wait for it, then start")
-        ended = {p.name for p in loop.fleet.sessions.values() if p.state in ENDED}
+        sessions = loop.fleet.sessions.values()
+        ended = {p.name for p in sessions if p.state in ENDED and is_opened(p)}
         for spec in specs:
             if spec.name in loop.fleet.sessions and spec.name not in ended:
                 raise UsageError(
@@ -163,7 +168,7 @@ class Server:
         check_unique([*living, *specs])
         loop.add([admit(spec, inherited, loop.config.multiproc_dir) for spec in specs])
         names = [spec.name for spec in specs]
-        await loop.wait_until(lambda: all(p.incarnation > 0 for p in self._find(names)))
+        await loop.wait_until(lambda: all(map(is_opened, self._find(names))))
         return {"sessions": [describe(process) for process in self._find(names)]}
 
     def _stop_all(self, parameters: dict[str, Any]) -> None:
@@ -222,6 +227,22 @@ class Server:
 def _read_timeout(parameters: dict[str, Any]) -> float | None:
     seconds = parameters.get("timeout_seconds")
     return None if seconds is None else parse_seconds(seconds, "--timeout")
+
+
+async def _while_connected(
+    reader: asyncio.StreamReader, work: Coroutine[Any, Any, dict[str, Any]]
+) -> dict[str, Any] | None:
+    """Work for a client as long as it is there; None when it has left.
+
+    An answer may take as long as a session lives, and would cost a descriptor all the while.
+    """
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(reader.read())
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        working.cancel()
+        leaving.cancel()
 
 
 async def _send(writer: asyncio.StreamWriter, line: bytes) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -79,7 +80,11 @@ def spawn(
     A file, not a pipe: a dead supervisor can't end it with SIGPIPE. Raises SpawnError.
     """
     try:
-        with open_log(log) as output:
+        opened = open_log(log)
+    except OSError as error:
+        raise SpawnError(f"cannot open {log}: {error.strerror}", final=False) from error
+    try:
+        with opened as output:
             popen = subprocess.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,
@@ -103,6 +108,8 @@ def signal_group(child: Child, number: int) -> None:
     # Nobody but the zombie is left (macOS says EPERM then), or a member changed its user.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, number)
+        if number == signal.SIGTERM:  # one that is stopped would not notice
+            os.killpg(child.pid, signal.SIGCONT)
 
 
 def peek(child: Child) -> kernel.Exit | None:
@@ -112,7 +119,13 @@ def peek(child: Child) -> kernel.Exit | None:
 
 def reap(child: Child) -> int | None:
     """Give a dead leader's pid back to the kernel; None when somebody else took its status."""
-    return child.popen.wait()
+    try:
+        _, status = os.waitpid(child.pid, 0)
+    except ChildProcessError:
+        child.popen.returncode = 0  # for Popen alone: nothing is left to wait for
+        return None
+    child.popen.returncode = os.waitstatus_to_exitcode(status)
+    return child.popen.returncode
 
 
 def reap_stranger(pid: int) -> None:

@@ -270,7 +270,8 @@ def build_dead_status(
         "schema": SCHEMA,
         "supervisor": {
             "pid": supervisor.get("pid"),
-            "state": "dead",
+            # It may live and only not answer; then its children are no orphans yet.
+            "state": "running" if SUPERVISOR in living else "dead",
             "uptime_seconds": 0.0,
             "version": supervisor.get("version"),
             "run_dir": run_dir,

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Run from a script's `&`, every child would inherit that, and no Ctrl-C could be tested.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 INSTALL = {"needs_prometheus": (("prometheus", "promtool"), "apt-get install prometheus")}
 

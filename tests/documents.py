@@ -25,7 +25,8 @@ def render_cli() -> str:
 
 
 def _render_help(names: list[str]) -> str:
-    printed = CliRunner().invoke(cli, [*names, "--help"], prog_name="ptsup", terminal_width=80)
+    # What click makes of a terminal of 80 columns, and of anything that is none.
+    printed = CliRunner().invoke(cli, [*names, "--help"], prog_name="ptsup", terminal_width=78)
     assert printed.exit_code == 0, printed.output
     return f"## {' '.join(['ptsup', *names])}\n\n```text\n{printed.output}```\n"
 

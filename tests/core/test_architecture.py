@@ -41,7 +41,8 @@ supervisor.kernel.linux   shell  kernel
 supervisor.logs           shell
 supervisor.spawn          shell  errors kernel logs
 supervisor.port           shell  errors telemetry.listen
-supervisor.rundir         shell  config errors telemetry.directories
+supervisor.records        pure
+supervisor.rundir         shell  config errors records telemetry.directories
 supervisor.observe        shell  status telemetry.shards
 supervisor.admission      shell  environ errors gates spawn
 supervisor.probe          shell  config events lifecycle telemetry.mode
@@ -50,7 +51,7 @@ supervisor.loop           shell  supervisor admission config environ errors even
                                  telemetry.claim telemetry.clearing
 supervisor.serve          shell  supervisor admission config control errors events fleet kernel
                                  lifecycle observe status
-supervisor.orphans        shell  config errors kernel observe status telemetry.clearing
+supervisor.orphans        shell  client config kernel observe status telemetry.clearing
 supervisor.launch         shell  config control errors events fleet logs orphans port serve status
                                  telemetry.claim telemetry.clearing
 supervisor.client         shell  control errors kernel

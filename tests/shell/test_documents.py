@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from documents import DOCUMENTS
 from stack import BIN, ROOT, build_environment
 from supervisor.cli import cli
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def run_dir(tmp_path: Path) -> RunDir:
     made = RunDir(tmp_path / ".ops_local" / "ptsup")
     made.create()
+    assert made.lock()
     return made
 
 
@@ -41,10 +42,11 @@ def test_the_lock_is_held_by_one_and_dies_with_its_process(run_dir: RunDir) -> N
         "print(RunDir(Path(sys.argv[1])).lock(), flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(run_dir.path)]
+    run_dir.unlock()
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"True\n"
-        assert not run_dir.lock()
+        assert not RunDir(run_dir.path).lock()
         holder.kill()
         holder.wait()
     assert run_dir.lock()
@@ -76,6 +78,7 @@ def test_a_path_too_long_for_a_socket_moves_to_a_short_private_directory(tmp_pat
     long.create()
     assert len(os.fsencode(long.socket)) <= 103
     assert long.socket.parent.name == f"ptsup-{os.getuid()}"
+    assert long.lock()
     long.create_socket_directory()
     assert stat.S_IMODE(long.socket.parent.stat().st_mode) == 0o700
     assert RunDir(tmp_path / ("x" * 121)).socket != long.socket
@@ -97,3 +100,27 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot use the run directory"):
         RunDir(tmp_path / "file").create()
+
+
+def test_a_field_of_another_type_counts_as_not_there(run_dir: RunDir) -> None:
+    hostile = {"pid": "7", "incarnation": [], "command": [1], "multiproc_dir": ".", "state": {}}
+    run_dir.write_state("paper", {**hostile, "host": "0.0.0.0"})
+    assert run_dir.read_states() == {"paper": {"host": "0.0.0.0"}}
+
+
+def test_a_directory_that_took_our_place_is_left_alone(run_dir: RunDir, tmp_path: Path) -> None:
+    run_dir.path.rename(tmp_path / "moved")
+    other = RunDir(run_dir.path)
+    other.create()
+    assert other.lock()
+    other.write_state("theirs", {"pid": 8})
+    run_dir.clean()
+    assert other.read_states() == {"theirs": {"pid": 8}}
+    with pytest.raises(FileNotFoundError):
+        run_dir.write_state("ours", {"pid": 7})
+
+
+def test_a_directory_where_a_state_should_be_is_named(run_dir: RunDir) -> None:
+    (run_dir.states / "paper.json").mkdir()
+    with pytest.raises(PtsupError, match=r"paper\.json"):
+        run_dir.clean()

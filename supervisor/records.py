@@ -1,0 +1,48 @@
+"""The records of a supervisor and its processes, read back from their state files.
+
+Pure. A crash, a full disk or a person may have left anything in them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_TYPES: Final[Mapping[str, tuple[type, ...]]] = {
+    "name": (str,),
+    "state": (str,),
+    "target": (str,),
+    "pid": (int,),
+    "identity": (str,),
+    "incarnation": (int,),
+    "nonce": (str,),
+    "returncode": (int,),
+    "command": (list,),
+    "cwd": (str,),
+    "version": (str,),
+    "host": (str,),
+    "port": (int,),
+    "multiproc_dir": (str,),
+}
+
+
+def parse_record(document: object) -> dict[str, Any]:
+    """Read a record back; a field of another type than we write counts as not there.
+
+    Raises TypeError for what is no record at all.
+    """
+    if not isinstance(document, dict):
+        raise TypeError("not a JSON object")
+    record = {
+        key: document[key]
+        for key, types in _TYPES.items()
+        if isinstance(document.get(key), types) and not isinstance(document[key], bool)
+    }
+    if not all(isinstance(word, str) for word in record.get("command", [])):
+        del record["command"]
+    directory = record.get("multiproc_dir", "/")
+    if not directory.startswith("/") or "\0" in directory:
+        del record["multiproc_dir"]
+    return record

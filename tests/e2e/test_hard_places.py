@@ -1,0 +1,221 @@
+"""Closed descriptors, removed directories, clients that leave, disks that are full."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+from functools import partial
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from stack import find_free_port
+from waiting import wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stack import Stack
+
+
+def shell(stack: Stack, command: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of shell, as somebody would who closes descriptors."""
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=stack.cwd,
+        env={**stack.env, **more},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def is_locked(directory: Path) -> bool:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors_lose_neither_lock_nor_port(stack: Stack, closed: str) -> None:
+    done = shell(stack, f"ptsup start -d --port {stack.port} -s 'a=sleep 600' {closed}")
+    assert done.returncode == 0, done
+    assert is_locked(stack.run_dir)
+    assert stack.session("a")["state"] == "running"
+    stack.scrape()
+
+
+def test_a_client_that_leaves_costs_no_descriptor(stack: Stack) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+    try:
+        stack.start("-s", "a=sleep 600")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for _ in range(150):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(stack.run_dir / "control.sock"))
+            client.sendall(b'{"v": 1, "verb": "wait", "names": ["a"]}\n')
+    supervisor = psutil.Process(stack.status()["supervisor"]["pid"])
+    wait_for(lambda: supervisor.num_fds() < 30, what="the descriptors to be given back")
+    assert stack.session("a")["state"] == "running"
+
+
+def test_a_removed_run_dir_makes_no_supervisor_destroy_another(stack: Stack) -> None:
+    stack.start("-s", "a=sleep 600")
+    old = stack.status()["supervisor"]["pid"]
+    shutil.rmtree(stack.run_dir)
+    port, shards = str(find_free_port()), "other/prom_multiproc"
+    stack.run("start", "-d", "--port", port, "--multiproc-dir", shards, "-s", "n=sleep 600")
+    os.kill(old, signal.SIGTERM)
+    wait_for(lambda: not psutil.pid_exists(old), what="the old supervisor to end")
+    assert [s["name"] for s in stack.status()["sessions"]] == ["n"]
+    assert stack.session("n")["state"] == "running"
+
+
+def test_removed_logs_are_made_anew(stack: Stack) -> None:
+    stack.start("-s", "a=sleep 600")
+    shutil.rmtree(stack.run_dir / "logs")
+    stack.run("restart", "a")
+    assert (stack.run_dir / "logs" / "a.log").exists()
+
+
+def test_a_fifo_for_a_log_holds_up_nobody(stack: Stack) -> None:
+    stack.start("-s", "a=sleep 600")
+    os.mkfifo(stack.run_dir / "logs" / "b.log")
+    done = stack.start("-s", "b=sleep 600", code=1)
+    assert "b.log: not a regular file" in done.stderr or "No such device" in done.stderr
+    assert stack.run("logs", "b").stdout == ""
+    assert stack.session("a")["state"] == "running"
+
+
+def test_hostile_state_files_are_no_traceback(stack: Stack) -> None:
+    states = stack.run_dir / "state"
+    states.mkdir(parents=True)
+    (states / "supervisor.json").write_text('{"multiproc_dir": ".", "pid": "1", "host": 7}')
+    (states / "a.json").write_text('{"pid": 1, "identity": "x", "incarnation": "x", "state": []}')
+    (states / "b.json").write_text("[" * 100_000)
+    os.mkfifo(states / "c.json")
+    for arguments in (["status"], ["status", "--json"]):
+        stack.run(*arguments, code=4)
+    stack.run("stop")
+    stack.assert_nothing_left()
+
+
+def test_a_shard_directory_that_may_no_longer_be_cleared_is_said_and_state_goes(
+    stack: Stack,
+) -> None:
+    stack.start("-s", "a=sleep 600")
+    stack.multiproc_dir.rename(stack.cwd / "elsewhere")
+    stack.multiproc_dir.symlink_to(stack.cwd / "elsewhere")
+    done = stack.run("stop", code=1)
+    assert "cannot clear" in done.stderr
+    stack.run("status", code=3)
+
+
+def test_a_removed_working_directory_is_said(stack: Stack) -> None:
+    gone = "mkdir gone && cd gone && rmdir ../gone && ptsup status"
+    done = shell(stack, gone)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (
+        2,
+        "ptsup: cannot find the working directory: it was removed",
+    )
+
+
+@pytest.mark.parametrize("command", ["status", "--help", "logs"])
+def test_a_full_output_is_no_traceback(stack: Stack, command: str) -> None:
+    stack.start("-s", "a=sh -c 'echo hi; sleep 600'")
+    done = shell(stack, f"ptsup {command} >/dev/full")
+    assert done.returncode == 1
+    assert done.stderr == ""
+
+
+def test_an_output_nobody_reads_does_not_keep_a_stopped_start_alive(stack: Stack) -> None:
+    running = stack.popen("start", "--port", str(stack.port), "-s", "noisy=yes")
+    log = stack.run_dir / "logs" / "noisy.log"
+    wait_for(lambda: log.exists() and log.stat().st_size > 1 << 20, what="a lot of output")
+    running.send_signal(signal.SIGTERM)
+    wait_for(lambda: running.poll() is not None, timeout_seconds=20, what="the end")
+    running.communicate()
+    stack.assert_nothing_left()
+
+
+def test_a_silent_supervisor_is_not_called_dead(stack: Stack) -> None:
+    stack.start("-s", "a=sleep 600")
+    pid = stack.status()["supervisor"]["pid"]
+    (stack.run_dir / "control.sock").unlink()
+    for arguments in (["status"], ["stop"], ["start", "-d", "-s", "b=sleep 1"]):
+        done = stack.run(*arguments, code=4)
+        assert f"the supervisor (pid {pid}) is there but does not answer" in done.stderr
+    os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: not psutil.pid_exists(pid))
+    stack.assert_nothing_left()
+
+
+def test_a_stopped_session_is_woken_to_be_stopped(stack: Stack) -> None:
+    stack.start("-s", "a=sleep 600")
+    os.kill(stack.session("a")["pid"], signal.SIGSTOP)
+    stack.run("stop", "a", "--timeout", "30")
+    assert stack.session("a")["exit"] == "SIGTERM"
+
+
+def test_a_blocked_signal_mask_makes_no_session_deaf(stack: Stack) -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        stack.start("-s", "a=sleep 600")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    stack.run("stop", "a", "--timeout", "30")
+    assert stack.session("a")["exit"] == "SIGTERM"
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0 or shutil.which("unshare") is None,
+    reason="needs root and unshare (util-linux)",
+)
+def test_on_a_full_disk_no_session_is_started_that_a_crash_would_lose(stack: Stack) -> None:
+    stack.run_dir.mkdir(parents=True)
+    mount = f"mount -t tmpfs -o size=512k tmpfs {stack.run_dir}"
+    script = f"""
+        set -e
+        {mount}
+        ptsup start -d --port {stack.port} -s 'a=sleep 600'
+        dd if=/dev/zero of={stack.run_dir}/logs/fill.log bs=1k 2>/dev/null || true
+        ptsup restart a || echo restart failed
+        supervisor=$(ptsup status | sed -n 's/^supervisor.* pid \\([0-9]*\\),.*/\\1/p')
+        kill -9 $supervisor
+        while kill -0 $supervisor 2>/dev/null; do sleep 0.05; done
+        rm {stack.run_dir}/logs/fill.log
+        ptsup stop --timeout 2
+    """
+    done = subprocess.run(
+        ["unshare", "-m", "bash", "-c", script],
+        cwd=stack.cwd,
+        env=stack.env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if "mount" in done.stderr and "permission denied" in done.stderr.lower():
+        pytest.skip("may not mount a tmpfs here")
+    assert done.returncode == 0, done
+    assert "restart failed" in done.stdout
+    wait_for(partial(lambda: not stack.processes()), what="everybody to be gone")
+    with contextlib.suppress(OSError):
+        shutil.rmtree(stack.run_dir)
