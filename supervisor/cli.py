@@ -455,25 +455,20 @@ def _read_status(run_dir: RunDir, wanted: frozenset[str]) -> tuple[dict[str, Any
 
 
 def _print_table(document: dict[str, Any]) -> None:
-    from rich.console import Console
+    from shutil import get_terminal_size
 
     from supervisor.render import render_status
 
-    console = Console()
-    if console.is_terminal:
-        console.print(render_status(document, console.width))
-        return
-    # A pipe has no width: nothing is cut, and nothing padded.
-    wide = Console(width=1 << 16, color_system=None)
-    with wide.capture() as captured:
-        wide.print(render_status(document, None))
-    for line in captured.get().splitlines():
-        click.echo(line.rstrip())
+    # A pipe has no width: nothing is cut.
+    width = get_terminal_size().columns if sys.stdout.isatty() else None
+    color = False if os.environ.get("NO_COLOR") else None
+    click.echo("\n".join(render_status(document, width)), color=color)
 
 
 def _watch(read: Callable[[], dict[str, Any]]) -> int:
     from rich.console import Console
     from rich.live import Live
+    from rich.text import Text
 
     from supervisor.render import render_status
 
@@ -481,7 +476,8 @@ def _watch(read: Callable[[], dict[str, Any]]) -> int:
     try:
         with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
             while True:
-                live.update(render_status(read(), console.width, console.height), refresh=True)
+                lines = render_status(read(), console.width, console.height)
+                live.update(Text.from_ansi("\n".join(lines)), refresh=True)
                 time.sleep(1)
     except KeyboardInterrupt:
         return 0

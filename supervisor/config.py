@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import tomllib
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path, PurePath
@@ -258,6 +257,8 @@ class FileConfig:
 
 def parse_toml(text: str, path: Path) -> FileConfig:
     """Read the text of `path` (absolute: relative directories in it start at its folder)."""
+    import tomllib  # noqa: PLC0415 - only a start needs it
+
     try:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a syntax error; or too long, too deep

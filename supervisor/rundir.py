@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import stat
@@ -103,6 +102,8 @@ class RunDir:
         inside = self.path / _SOCKET_NAME
         if len(os.fsencode(inside)) <= _SOCKET_PATH_LIMIT:
             return inside
+        import hashlib  # noqa: PLC0415 - seldom needed, and slow to import
+
         digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
         return _short_directory() / f"{digest}.sock"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -24,6 +23,8 @@ _DEAD: Final = frozenset("ZX")  # zombie, or in its very last moment
 
 def become_subreaper() -> None:
     """Make orphans of our descendants our own children, so that they too can be pinned."""
+    import ctypes  # noqa: PLC0415 - once, and only in the supervisor
+
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         number = ctypes.get_errno()

@@ -83,7 +83,7 @@ TELEMETRY_DOORS: Final = {"claim", "clearing", "directories", "listen", "mode", 
 
 # Who may import what is not ours and not Python's.
 FOREIGN: Final = {
-    "click": {"supervisor.cli", "supervisor.follow"},
+    "click": {"supervisor.cli", "supervisor.follow", "supervisor.render"},
     "prometheus_client": {"telemetry.claim", "telemetry.collector", "telemetry.metrics"},
     "psutil": {"supervisor.observe", "telemetry.holders"},
     "rich": {"supervisor.cli", "supervisor.render"},
@@ -94,7 +94,7 @@ FOREIGN: Final = {
 # What of Python a pure room may use.
 PURE_LIBRARY: Final = """
     __future__ collections collections.abc dataclasses enum fnmatch itertools json math re shlex
-    tomllib typing unicodedata zlib
+    textwrap tomllib typing unicodedata zlib
 """
 # And the few names of other modules: numbers and strings that happen to live there.
 PURE_NAMES: Final = {
