@@ -22,7 +22,7 @@ from supervisor.errors import PortHeldError, PtsupError, SupervisorDeadError, Us
 from supervisor.events import KillAll, StopAll
 from supervisor.fleet import Phase
 from supervisor.logs import open_log
-from supervisor.orphans import find_living
+from supervisor.orphans import find_survivors
 from supervisor.port import take_port
 from supervisor.serve import Server
 from supervisor.status import describe
@@ -90,9 +90,11 @@ def take_over(config: Config, run_dir: RunDir) -> Taken:
 
 
 def _refuse_orphans(states: dict[str, dict[str, Any]]) -> None:
-    living = find_living(states)
-    if living:
-        names = ", ".join(f"{name} (pid {pid})" for name, pid in living.items())
+    survivors = find_survivors(states)
+    if survivors:
+        names = ", ".join(
+            f"{name} (pid {', '.join(map(str, sorted(pids)))})" for name, pids in survivors.items()
+        )
         raise SupervisorDeadError(
             f"cannot start: the last supervisor died and left running: {names}",
             "`ptsup stop` ends them; then start again",

@@ -65,6 +65,8 @@ log = logging.getLogger("ptsup")
 OPENING_LIMIT_SECONDS: Final = 30.0
 # A group whose members are not our children raises no SIGCHLD when they die: look again.
 LOOK_AGAIN_SECONDS: Final = 0.1
+# Whoever escaped gets half a second for each: TERM, then KILL.
+ESCAPED_SECONDS: Final = 0.5
 # A hint may get lost; the truth is looked at anyway.
 LOOK_ANYWAY_SECONDS: Final = 5.0
 PACKAGE_ROOT: Final = Path(supervisor.__file__).resolve().parent.parent
@@ -90,6 +92,7 @@ class Loop:
     _dead: set[str] = field(default_factory=set)  # zombies, peeked at and not reaped yet
     _inbox: deque[Event] = field(default_factory=deque)
     _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
+    _inherited: set[int] = field(default_factory=set)
     _look: bool = False
     _looked_at: float = 0.0
     _waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = field(default_factory=list)
@@ -109,6 +112,7 @@ class Loop:
 
     async def run(self) -> None:
         """Run until nothing runs any more, then clean up; raises what stopped the start."""
+        self._inherited = kernel.find_children()  # of a shell that became us by exec
         kernel.become_subreaper()
         self._write_own_state()
         loop = asyncio.get_running_loop()
@@ -316,6 +320,23 @@ class Loop:
                 self._mark_dead("an orphan", pid)
                 spawn.reap_stranger(pid)
 
+    def _end_escaped(self) -> None:
+        """End who left the group of its session, and became ours when its parent died.
+
+        Nothing else runs any more, so this may wait.
+        """
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            deadline = time.monotonic() + ESCAPED_SECONDS
+            while (escaped := kernel.find_children() - self._inherited) and (
+                time.monotonic() < deadline
+            ):
+                for pid in escaped:
+                    spawn.signal_orphan(pid, number)
+                time.sleep(LOOK_AGAIN_SECONDS)
+                self._reap_strangers()
+            if escaped and number is signal.SIGTERM:
+                log.warning("kill what escaped its session's group: %s", sorted(escaped))
+
     def _mark_dead(self, name: str, pid: int) -> None:
         try:
             mark_dead(self.config.multiproc_dir, pid)
@@ -401,6 +422,7 @@ class Loop:
 
     def _clean(self) -> None:
         """Leave nothing behind: the port, the shards (unless kept), the state."""
+        self._end_escaped()
         self.listener.close()
         try:
             if not self.keep_shards:

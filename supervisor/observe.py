@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import psutil
 
+from supervisor.environ import SPAWN_VARIABLE
 from supervisor.status import ShardFacts
 from telemetry.shards import list_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
 
@@ -35,6 +37,22 @@ def sample_usage(pids: Iterable[int]) -> dict[int, Usage]:
         except psutil.Error:
             continue
         found[pid] = Usage(times.user + times.system, memory.rss)
+    return found
+
+
+def find_spawned(nonces: Collection[str]) -> dict[str, set[int]]:
+    """Find the living processes that were spawned with these nonces, or descend from them.
+
+    By their environment at their start: one that has replaced it is not found.
+    """
+    found: dict[str, set[int]] = {}
+    for process in psutil.process_iter():
+        try:
+            nonce = process.environ().get(SPAWN_VARIABLE)
+        except psutil.Error:  # gone, a zombie, or not ours to see
+            continue
+        if nonce in nonces and process.pid != os.getpid():
+            found.setdefault(nonce, set()).add(process.pid)
     return found
 
 

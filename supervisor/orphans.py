@@ -1,7 +1,8 @@
 """What a dead supervisor left: who still lives, what to say of it, and how to end it.
 
 Works from the state files alone. A recorded pid counts only when its identity (start and
-boot) is the recorded one; nobody else is ever signalled.
+boot) is the recorded one, any other process only when it was spawned with a recorded nonce;
+nobody else is ever signalled.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from supervisor.status import build_dead_status
 from telemetry.clearing import clear_and_say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from supervisor.rundir import RunDir
 
-_LOOK_SECONDS: Final = 0.05
+_LOOK_SECONDS: Final = 0.1
 
 
 def find_living(states: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
@@ -34,6 +35,30 @@ def find_living(states: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
         if isinstance(pid := state.get("pid"), int)
         and kernel.read_identity(pid) == state.get("identity") is not None
     }
+
+
+def find_survivors(states: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[int, str]]:
+    """Find whoever lives of each recorded process: pids and identities by name.
+
+    Its leader and its group, but also a worker whose leader is dead, one that left the group,
+    and a child whose pid nobody came to write down.
+    """
+    from supervisor.observe import find_spawned  # noqa: PLC0415 - only a crash needs it
+
+    children = {name: state for name, state in states.items() if name != SUPERVISOR}
+    names = {state["nonce"]: name for name, state in children.items() if state.get("nonce")}
+    leaders = find_living(children)
+    members = kernel.find_members(set(leaders.values()))
+    pids: dict[str, set[int]] = {name: {pid, *members[pid]} for name, pid in leaders.items()}
+    for nonce, spawned in find_spawned(names).items():
+        pids.setdefault(names[nonce], set()).update(spawned)
+    found = {name: _identify(living) for name, living in pids.items()}
+    return {name: living for name, living in found.items() if living}
+
+
+def _identify(pids: Iterable[int]) -> dict[int, str]:
+    identities = {pid: kernel.read_identity(pid) for pid in pids}
+    return {pid: identity for pid, identity in identities.items() if identity is not None}
 
 
 def read_dead_status(run_dir: RunDir) -> dict[str, Any] | None:
@@ -68,12 +93,11 @@ def stop_orphans(
         raise find_absence(run_dir)
     pid = states.get(SUPERVISOR, {}).get("pid")
     yield f"the supervisor (pid {pid}) is dead; ending what it left"
-    living = find_living(states)
-    metricsd = living.pop(METRICSD, None)
+    sessions = {name: state for name, state in states.items() if name != METRICSD}
+    metricsd = {name: state for name, state in states.items() if name == METRICSD}
     session_timeout = Policy().stop_timeout_seconds if timeout_seconds is None else timeout_seconds
-    yield from _stop_groups(living, session_timeout)
-    if metricsd is not None:
-        yield from _stop_groups({METRICSD: metricsd}, METRICSD_POLICY.stop_timeout_seconds)
+    yield from _stop_survivors(sessions, session_timeout)
+    yield from _stop_survivors(metricsd, METRICSD_POLICY.stop_timeout_seconds)
     directory = states.get(SUPERVISOR, {}).get("multiproc_dir")
     if isinstance(directory, str) and not keep_shards:
         yield from _clear(Path(directory))
@@ -91,25 +115,26 @@ def _clear(directory: Path) -> list[str]:
     return lines
 
 
-def _stop_groups(leaders: Mapping[str, int], timeout_seconds: float) -> Iterator[str]:
-    """TERM these groups, wait, KILL: whoever of them is left, until nobody is."""
-    groups = {pid: name for name, pid in leaders.items()}
+def _stop_survivors(
+    states: Mapping[str, Mapping[str, Any]], timeout_seconds: float
+) -> Iterator[str]:
+    """TERM whoever lives of these, wait, KILL whoever is left, until nobody is."""
+    left = find_survivors(states)
     for number, limit_seconds in ((signal.SIGTERM, timeout_seconds), (signal.SIGKILL, 10.0)):
-        _signal_groups(groups, number)
+        _signal(left, number)
         deadline = time.monotonic() + limit_seconds
-        while groups and time.monotonic() < deadline:
-            members = kernel.find_members(groups)
-            for group in [group for group in groups if not members.get(group)]:
-                yield f"{groups.pop(group)} (pid {group}) ended"
-            if number is signal.SIGKILL:
-                _signal_groups(groups, number)  # it may have forked while it was dying
+        while left and time.monotonic() < deadline:
             time.sleep(_LOOK_SECONDS)
-    for group, name in groups.items():
-        yield f"{name} (pid {group}) does not die of KILL"
+            before, left = left, find_survivors(states)
+            for name in before.keys() - left.keys():
+                yield f"{name} (pid {', '.join(map(str, sorted(before[name])))}) ended"
+            if number is signal.SIGKILL:
+                _signal(left, number)  # it may have forked while it was dying
+    for name, pids in left.items():
+        yield f"{name} (pid {', '.join(map(str, sorted(pids)))}) does not die of KILL"
 
 
-def _signal_groups(groups: Mapping[int, str], number: int) -> None:
-    # Member by member: with its leader gone, a group's number may be another's by now.
-    for group, pids in kernel.find_members(groups).items():
-        for pid in pids:
-            kernel.signal_member(pid, group, number)
+def _signal(survivors: Mapping[str, Mapping[int, str]], number: int) -> None:
+    for pids in survivors.values():
+        for pid, identity in pids.items():
+            kernel.signal_process(pid, identity, number)

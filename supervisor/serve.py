@@ -154,8 +154,7 @@ class Server:
             raise UsageError("a start needs a list of sessions")
         specs = [parse_session_document(document) for document in documents]
         inherited = parse_env(parameters.get("environ", {}), "the environment")
-        if loop.fleet.phase not in {Phase.OPENING, Phase.SERVING}:
-            raise PtsupError("cannot start: the supervisor is stopping", "wait for it, then start")
+        self._check_open("start")
         sessions = loop.fleet.sessions.values()
         ended = {p.name for p in sessions if p.state in ENDED and is_opened(p)}
         for spec in specs:
@@ -187,6 +186,7 @@ class Server:
 
     async def _restart(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Restart these sessions; answered when each runs anew, or cannot."""
+        self._check_open("restart")
         names = self._read_names(parameters)
         former = {process.name: process.incarnation for process in self._find(names)}
         for name in names:
@@ -200,6 +200,12 @@ class Server:
             )
         )
         return {"sessions": [describe(process) for process in self._find(names)]}
+
+    def _check_open(self, verb: str) -> None:
+        if self.loop.fleet.phase not in {Phase.OPENING, Phase.SERVING}:
+            raise PtsupError(
+                f"cannot {verb}: the supervisor is stopping", "wait for it, then start"
+            )
 
     async def _wait(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Wait until these sessions have ended, however they do."""

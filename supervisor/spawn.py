@@ -128,6 +128,12 @@ def reap(child: Child) -> int | None:
     return child.popen.returncode
 
 
+def signal_orphan(pid: int, number: int) -> None:
+    """Signal an orphan that became our child, which pins its pid until we reap it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
 def reap_stranger(pid: int) -> None:
     """Reap a dead orphan that became our child; its status is nobody's concern."""
     with contextlib.suppress(ChildProcessError):

@@ -99,6 +99,11 @@ ROWS = (
         "cannot use the run directory",
         arguments=("--run-dir", "prom_multiproc"),
     ),
+    Row(
+        "a run directory nobody can make",
+        "cannot use the run directory /proc/ptsup: No such file",
+        arguments=("--run-dir", "/proc/ptsup"),
+    ),
     Row("a file that is not there", "gone.toml: No such file", arguments=("-f", "gone.toml")),
     Row("bad TOML", "ptsup.toml:2: Invalid value", arguments=(), toml="\nport = "),
     Row("an unknown key", "ptsup.toml:1: prot: unknown key", arguments=(), toml="prot = 9111"),

@@ -24,7 +24,7 @@ if sys.platform == "linux":
         peek,
         read_identity,
         read_peer_uid,
-        signal_member,
+        signal_process,
     )
 else:
     from supervisor.kernel.darwin import (
@@ -34,7 +34,7 @@ else:
         peek,
         read_identity,
         read_peer_uid,
-        signal_member,
+        signal_process,
     )
 
 __all__ = [
@@ -45,5 +45,5 @@ __all__ = [
     "peek",
     "read_identity",
     "read_peer_uid",
-    "signal_member",
+    "signal_process",
 ]

@@ -87,10 +87,10 @@ def read_identity(pid: int) -> str | None:
     return f"{started.strip()}@{_read_boot()}"
 
 
-def signal_member(pid: int, group: int, number: int) -> None:
-    """Signal a process that is not our child, if it still is of this group."""
+def signal_process(pid: int, identity: str, number: int) -> None:
+    """Signal a process that is not our child, if it still is the one of this identity."""
     with contextlib.suppress(ProcessLookupError):
-        if os.getpgid(pid) == group:
+        if read_identity(pid) == identity:
             os.kill(pid, number)
 
 

@@ -76,16 +76,15 @@ def read_identity(pid: int) -> str | None:
     return f"{fields[19]}@{_read_boot()}"
 
 
-def signal_member(pid: int, group: int, number: int) -> None:
-    """Signal a process that is not our child, if it still is of this group."""
+def signal_process(pid: int, identity: str, number: int) -> None:
+    """Signal a process that is not our child, if it still is the one of this identity."""
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
         # Looked at with the pidfd open: from here on it cannot become another process.
-        fields = _read_stat(pid)
-        if fields is not None and int(fields[2]) == group:
+        if read_identity(pid) == identity:
             signal.pidfd_send_signal(descriptor, number)
     except ProcessLookupError:
         pass

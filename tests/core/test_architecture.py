@@ -43,7 +43,7 @@ supervisor.spawn          shell  errors kernel logs
 supervisor.port           shell  errors telemetry.listen
 supervisor.records        pure
 supervisor.rundir         shell  config errors records telemetry.directories
-supervisor.observe        shell  status telemetry.shards
+supervisor.observe        shell  environ status telemetry.shards
 supervisor.admission      shell  environ errors gates spawn
 supervisor.probe          shell  config events lifecycle telemetry.mode
 supervisor.loop           shell  supervisor admission config environ errors events fleet kernel

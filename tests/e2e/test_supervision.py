@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+import pytest
 
 from stack import BIN, SHADOW
 from waiting import wait_for
@@ -83,6 +84,15 @@ def test_an_orphaned_worker_is_marked_dead_and_reaped(stack: Stack) -> None:
     wait_for(partial(gone, orphan), what="the orphan to be reaped")
     assert f"counter_{orphan}.db" in stack.shards
     assert f"gauge_livemax_{orphan}.db" not in stack.shards
+
+
+@pytest.mark.parametrize("deaf", [[], ["--deaf"]])
+def test_who_escaped_its_sessions_group_is_ended_by_stop(stack: Stack, deaf: list[str]) -> None:
+    stack.start("-s", f"e={child('escapes', *deaf)}")
+    escaped = int(wait_for_log(stack, "e", "escaped").split()[-1])
+    stack.run("stop")
+    assert not psutil.pid_exists(escaped)
+    stack.assert_nothing_left()
 
 
 def test_a_bystanders_group_is_untouched(stack: Stack) -> None:
@@ -205,6 +215,24 @@ def test_after_a_crash_status_tells_the_truth_and_stop_ends_the_rest(stack: Stac
     assert str(dead["metricsd"]["pid"]) in refused.stderr
 
     stack.run("stop", "--timeout", "1")
+    stack.assert_nothing_left()
+
+
+def test_after_a_crash_no_worker_is_missed_whose_leader_is_dead_or_who_escaped(
+    stack: Stack,
+) -> None:
+    stack.start("-s", f"w={child('double_forks')}", "-s", f"e={child('escapes')}")
+    escaped = int(wait_for_log(stack, "e", "escaped").split()[-1])
+    leader = stack.session("e")["pid"]
+    supervisor = stack.status()["supervisor"]["pid"]
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for(partial(gone, supervisor))
+    os.kill(leader, signal.SIGKILL)
+    wait_for(partial(gone, leader))
+    refused = stack.start("-s", "c=sleep 600", code=4)
+    assert f"e (pid {escaped})" in refused.stderr
+    stack.run("stop", "--timeout", "5")
+    wait_for(partial(gone, escaped))
     stack.assert_nothing_left()
 
 

@@ -113,16 +113,18 @@ def test_a_name_with_parentheses_and_blanks_confuses_nobody(
     assert process.pid in kernel.find_members({process.pid})[process.pid]
 
 
-def test_only_a_member_of_the_group_is_signalled(
+def test_only_the_process_of_that_identity_is_signalled(
     start: Callable[..., subprocess.Popen[bytes]],
 ) -> None:
     process = start("sleep", "600")
-    kernel.signal_member(process.pid, process.pid + 1, signal.SIGKILL)
+    identity = kernel.read_identity(process.pid)
+    assert identity is not None
+    kernel.signal_process(process.pid, f"1{identity}", signal.SIGKILL)
     assert kernel.peek(process.pid) is None
-    kernel.signal_member(process.pid, process.pid, signal.SIGKILL)
+    kernel.signal_process(process.pid, identity, signal.SIGKILL)
     wait_for(partial(is_dead, process.pid))
     process.wait()
-    kernel.signal_member(process.pid, process.pid, signal.SIGKILL)  # gone: no error
+    kernel.signal_process(process.pid, identity, signal.SIGKILL)  # gone: no error
 
 
 def test_children_are_listed(start: Callable[..., subprocess.Popen[bytes]]) -> None:
