@@ -51,7 +51,7 @@ def find_spawned(nonces: Collection[str]) -> dict[str, set[int]]:
             nonce = process.environ().get(SPAWN_VARIABLE)
         except psutil.Error:  # gone, a zombie, or not ours to see
             continue
-        if nonce in nonces and process.pid != os.getpid():
+        if nonce is not None and nonce in nonces and process.pid != os.getpid():
             found.setdefault(nonce, set()).add(process.pid)
     return found
 
