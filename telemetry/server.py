@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
 from waitress.server import BaseWSGIServer, create_server
 
 if TYPE_CHECKING:
@@ -197,8 +198,19 @@ class Server:
         os._exit(1)
 
 
+class Request(HTTPRequestParser):
+    """One request; too malformed to have a path, it has an empty one.
+
+    waitress logs the path when a client has left, and without one would raise there.
+    """
+
+    path = ""
+
+
 class _Channel(HTTPChannel):
     """One client's connection, kept from costing the others anything."""
+
+    parser_class = Request
 
     def service(self) -> None:
         # Answers to pipelined requests pile up until a worker waits, for ever, for a client that

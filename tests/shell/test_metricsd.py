@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 import pytest
+from waitress.adjustments import Adjustments
 
-from telemetry.server import decide_connection_limit, find_gzip_accepted
+from telemetry.server import Request, decide_connection_limit, find_gzip_accepted
 from telemetry.shards import RETIRED, list_shards
 from waiting import wait_for
 
@@ -654,6 +655,16 @@ def test_health_answers_while_many_scrapes_are_under_way(start: Start, directory
 
 
 # Clients
+
+
+def test_a_malformed_request_has_a_path_to_log_when_its_client_has_left() -> None:
+    malformed = Request(Adjustments())
+    malformed.received(b"GET /metrics HTTP/1.1\r\nbroken header\r\n\r\n")
+    assert malformed.error
+    assert malformed.path == ""
+    whole = Request(Adjustments())
+    whole.received(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (whole.error, whole.path) == (None, "/metrics")
 
 
 @pytest.mark.parametrize(
