@@ -35,7 +35,7 @@ from supervisor.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CWD: Final = Path("/work")
+CWD: Final = Path("/desk")
 FILE: Final = Path("/etc/desk/ptsup.toml")
 FALLBACK: Final = Fallback(port=9111, multiproc_dir=Path(".ops_local/prom_multiproc"))
 SECRET: Final = "hunter2"
@@ -72,10 +72,10 @@ def test_a_flag_goes_before_the_file_and_the_file_before_the_environment() -> No
         )
     ]
     assert found == [
-        (9111, "0.0.0.0", "/work/.ops_local/prom_multiproc"),
-        (9150, "0.0.0.0", "/work/a/prom_multiproc"),
+        (9111, "0.0.0.0", "/desk/.ops_local/prom_multiproc"),
+        (9150, "0.0.0.0", "/desk/a/prom_multiproc"),
         (9200, "127.0.0.2", "/etc/desk/b/prom_multiproc"),
-        (9300, "127.0.0.3", "/work/c/prom_multiproc"),
+        (9300, "127.0.0.3", "/desk/c/prom_multiproc"),
     ]
 
 

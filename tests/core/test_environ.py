@@ -14,7 +14,7 @@ from supervisor.environ import build_metricsd_environment, build_session_environ
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SHARDS: Final = Path("/work/.ops_local/prom_multiproc")
+SHARDS: Final = Path("/desk/.ops_local/prom_multiproc")
 
 
 def build(
