@@ -165,7 +165,7 @@ def run_detached(loop: Loop, sessions: Sequence[Admitted]) -> dict[str, Any]:
     """Fork a supervisor with its own session and stdio; give back its report.
 
     Returns once everything is up; raises the PtsupError the supervisor ended with instead.
-    Ctrl-C while waiting stops it again.
+    Ctrl-C (or TERM) while waiting stops it again.
     """
     reading, writing = os.pipe()
     pid = os.fork()
@@ -174,6 +174,8 @@ def run_detached(loop: Loop, sessions: Sequence[Admitted]) -> dict[str, Any]:
         _be_detached(loop, sessions, writing)
     os.close(writing)
     loop.listener.close()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with os.fdopen(reading, "rb") as answer:
         try:
             line = answer.readline()

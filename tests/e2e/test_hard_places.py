@@ -155,6 +155,19 @@ def test_an_output_nobody_reads_does_not_keep_a_stopped_start_alive(stack: Stack
     stack.assert_nothing_left()
 
 
+def test_term_to_a_detached_start_that_waits_stops_it_again(stack: Stack) -> None:
+    poison = stack.cwd / "poison"
+    poison.mkdir()
+    (poison / "waitress.py").write_text("raise SystemExit(1)")
+    arguments = ["start", "-d", "--port", str(stack.port), "-s", "a=sleep 600"]
+    waiting = stack.popen(*arguments, PYTHONPATH=str(poison))
+    wait_for((stack.run_dir / "state" / "metricsd.json").exists, what="the supervisor")
+    waiting.send_signal(signal.SIGTERM)
+    waiting.communicate(timeout=15)
+    assert waiting.returncode == 130
+    stack.assert_nothing_left()
+
+
 def test_a_silent_supervisor_is_not_called_dead(stack: Stack) -> None:
     stack.start("-s", "a=sleep 600")
     pid = stack.status()["supervisor"]["pid"]
