@@ -143,10 +143,6 @@ class RunDir:
         except FileNotFoundError:
             return False
 
-    def remove_state(self, name: str) -> None:
-        """Forget one process."""
-        (self.states / f"{name}.json").unlink(missing_ok=True)
-
     def list_sessions(self) -> list[str]:
         """List the names of the sessions there is a state of."""
         names = {path.stem for path in self.states.glob("[!.]*.json")}

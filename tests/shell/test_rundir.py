@@ -59,8 +59,6 @@ def test_state_is_read_back_and_half_of_one_counts_as_nothing(run_dir: RunDir) -
     (run_dir.states / "list.json").write_text("[]")
     assert run_dir.read_states() == {"paper": {"pid": 7}}
     assert stat.S_IMODE((run_dir.states / "paper.json").stat().st_mode) == 0o600
-    run_dir.remove_state("paper")
-    assert run_dir.read_states() == {}
 
 
 def test_clean_leaves_the_logs_and_nothing_else(run_dir: RunDir) -> None:
