@@ -407,14 +407,15 @@ def test_a_scrape_waits_while_metricsd_is_restarted_on_its_socket(
 
 
 def test_a_descriptor_that_is_no_listening_tcp_socket_is_refused(
-    directory: Path, tmp_path: Path
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExitStack() as stack:
         bound = stack.enter_context(socket.socket())
         bound.bind(("127.0.0.1", 0))
         udp = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
         unix = stack.enter_context(socket.socket(socket.AF_UNIX))
-        unix.bind(os.path.relpath(tmp_path / "sock"))
+        monkeypatch.chdir(tmp_path)
+        unix.bind("sock")  # its path has to be short
         unix.listen()
         server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         connected = stack.enter_context(socket.create_connection(server.getsockname()))
