@@ -68,7 +68,9 @@ telemetry.mode            pure
 telemetry.preallocate     shell
 telemetry.metrics         shell  labels mode preallocate
 telemetry.directories     shell
-telemetry.shards          shell
+telemetry.shard_format    pure
+telemetry.shards          shell  shard_format
+telemetry.base            pure   shard_format
 telemetry.claim           shell
 telemetry.holders         shell  shards
 telemetry.clearing        shell  directories holders shards
@@ -94,7 +96,7 @@ FOREIGN: Final = {
 # What of Python a pure room may use.
 PURE_LIBRARY: Final = """
     __future__ collections collections.abc dataclasses enum fnmatch itertools json math re shlex
-    textwrap tomllib typing unicodedata zlib
+    struct textwrap tomllib typing unicodedata zlib
 """
 # And the few names of other modules: numbers and strings that happen to live there.
 PURE_NAMES: Final = {

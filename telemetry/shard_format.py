@@ -1,0 +1,169 @@
+"""The `.db` format of prometheus_client: names, keys and entries, from bytes and back to bytes.
+
+Pure. Whatever bytes it is given, reading them ends in entries and named defects, never in an
+exception.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# A pid is a signed 32-bit number that begins at 1; anything longer names no process.
+_PID_MAX: Final = 2**31 - 1
+GAUGE_MODES: Final = (
+    *("all", "liveall", "min", "livemin", "max", "livemax"),
+    *("sum", "livesum", "mostrecent", "livemostrecent"),
+)
+# What a shard's name begins with, for each kind and gauge mode there is.
+SHARD_PREFIXES: Final = (
+    *("counter", "histogram", "summary"),
+    *(f"gauge_{mode}" for mode in GAUGE_MODES),
+)
+_SHARD_NAME: Final = re.compile(
+    rf"(?:(counter|histogram|summary)|gauge_({'|'.join(GAUGE_MODES)}))_([1-9][0-9]{{0,9}})\.db"
+)
+
+# The format (prometheus_client.mmap_dict): an int32 `used`, 4 bytes of padding, then entries:
+# an int32 key length, the key, blanks up to an 8-byte boundary, a value and a timestamp.
+HEADER_BYTES: Final = 8
+_INT: Final = struct.Struct("=i")
+_PAIR: Final = struct.Struct("=dd")
+# Far more than anybody writes; what claims to be larger is garbage.
+_SHARD_LIMIT_BYTES: Final = 1 << 28
+
+
+class Defect(StrEnum):
+    """Why a shard, or a part of it, cannot be used."""
+
+    NAME = "name"  # called almost like a shard
+    IRREGULAR = "irregular"  # a directory, link, FIFO or socket of a shard's name
+    PERMISSION = "permission"
+    IO = "io"  # the system cannot read it
+    EMPTY = "empty"  # its process died before it wrote anything
+    HEADER = "header"  # its `used` cannot be
+    TRUNCATED = "truncated"  # it ends inside an entry
+    LENGTH = "length"  # a key length that cannot be
+    KEY = "key"  # a key that names no series
+    VALUE = "value"  # NaN or negative where only counting is done
+    FELL = "fell"  # a counter below its own last value
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What a key says: the family, its help, the sample's name and its sorted labels."""
+
+    family: str
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    help: str
+
+
+# A raw key and the offset of its value, in bytes; the timestamp follows 8 bytes later.
+Slot: TypeAlias = tuple[bytes, int]
+# A raw key, its value and its timestamp.
+Entry: TypeAlias = tuple[bytes, float, float]
+
+
+# -- Names ----------------------------------------------------------------------------------------
+
+
+def parse_shard_name(name: str) -> tuple[str, str, int] | None:
+    """Read (kind, mode, pid) from a file name, None when prometheus_client never writes it."""
+    match = _SHARD_NAME.fullmatch(name)
+    if match is None:
+        return None
+    kind, mode, digits = match.groups()
+    pid = int(digits)
+    return (kind or "gauge", mode or "", pid) if pid <= _PID_MAX else None
+
+
+# -- Reading --------------------------------------------------------------------------------------
+
+
+def parse_used(data: bytes | bytearray | memoryview) -> tuple[int, Defect | None]:
+    """Read how many bytes a shard says are used; 0 when it has not been written yet."""
+    if not any(data[:HEADER_BYTES]):
+        # Created, and its process has not come to write its header: 0 bytes long, or zeros.
+        return (0, Defect.HEADER) if any(data) else (0, None)
+    if len(data) < HEADER_BYTES:
+        return 0, Defect.TRUNCATED
+    used: int = _INT.unpack_from(data)[0]
+    if not HEADER_BYTES <= used <= _SHARD_LIMIT_BYTES:
+        return 0, Defect.HEADER
+    return used, None
+
+
+def parse_slots(
+    data: bytes | bytearray | memoryview, start: int, used: int
+) -> tuple[list[Slot], int, Defect | None]:
+    """Find the entries between `start` and `used`; return them, where they end, and what is wrong.
+
+    What can be read before a defect is returned with it.
+    """
+    slots: list[Slot] = []
+    position, limit = start, min(used, len(data))
+    while position < used:
+        if position + 4 > limit:
+            return slots, position, Defect.TRUNCATED
+        length: int = _INT.unpack_from(data, position)[0]
+        if length <= 0 or length > used - position:
+            return slots, position, Defect.LENGTH
+        value = position + 4 + length + 8 - (length + 4) % 8
+        if value + _PAIR.size > limit:
+            return slots, position, Defect.TRUNCATED
+        slots.append((bytes(data[position + 4 : position + 4 + length]), value))
+        position = value + _PAIR.size
+    return slots, position, None
+
+
+def parse_values(data: bytes | bytearray | memoryview, slots: Iterable[Slot]) -> list[Entry]:
+    """Read the values and timestamps of slots that `parse_slots` found in the same data."""
+    return [(key, *_PAIR.unpack_from(data, position)) for key, position in slots]
+
+
+def parse_key(raw: bytes, kind: str) -> Key | None:
+    """Read a key as prometheus_client writes it, None when it names no series of that kind."""
+    try:
+        document: Any = json.loads(raw.decode())
+        family, name, labels, help_text = document
+        pairs = tuple(sorted(labels.items()))
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    texts = [family, name, help_text, *(text for pair in pairs for text in pair)]
+    if not (family and name and all(isinstance(text, str) for text in texts)):
+        return None
+    try:
+        "".join(texts).encode()  # half of a surrogate pair cannot be put on the page
+        bound = float(labels.get("le", 0)) if kind == "histogram" else 0.0
+    except ValueError:
+        return None
+    return None if math.isnan(bound) else Key(family, name, pairs, help_text)
+
+
+def is_count(kind: str, key: Key) -> bool:
+    """Whether a series only ever counts up: a counter, a bucket, a number of observations."""
+    return kind == "counter" or (
+        kind in {"histogram", "summary"} and key.name.endswith(("_bucket", "_count"))
+    )
+
+
+# -- Writing --------------------------------------------------------------------------------------
+
+
+def render_shard(entries: Iterable[Entry]) -> bytes:
+    """Render entries in the format of a shard, without the room to grow."""
+    parts = [b""]
+    for key, value, timestamp in entries:
+        padding = b" " * (8 - (len(key) + 4) % 8)
+        parts += (_INT.pack(len(key)), key, padding, _PAIR.pack(value, timestamp))
+    parts[0] = _INT.pack(HEADER_BYTES + sum(map(len, parts))) + bytes(4)
+    return b"".join(parts)
