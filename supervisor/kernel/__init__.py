@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from telemetry.processes import read_identity
+
 
 @dataclass(frozen=True, slots=True)
 class Exit:
@@ -22,7 +24,6 @@ if sys.platform == "linux":
         find_children,
         find_members,
         peek,
-        read_identity,
         read_peer_uid,
         signal_process,
     )
@@ -32,7 +33,6 @@ else:
         find_children,
         find_members,
         peek,
-        read_identity,
         read_peer_uid,
         signal_process,
     )

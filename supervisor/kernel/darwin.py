@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import supervisor.kernel
+from telemetry.processes import read_identity
 
 if TYPE_CHECKING:
     import socket
@@ -76,17 +77,6 @@ def find_members(groups: Collection[int]) -> dict[int, set[int]]:
     return members
 
 
-def read_identity(pid: int) -> str | None:
-    """Tell this process from any other that had or will have its pid; None when it is dead.
-
-    The kernel's record of its start, and the boot session.
-    """
-    state, _, started = _ps("-o", "stat=,lstart=", "-p", str(pid)).strip().partition(" ")
-    if not state or state.startswith("Z"):
-        return None
-    return f"{started.strip()}@{_read_boot()}"
-
-
 def signal_process(pid: int, identity: str, number: int) -> None:
     """Signal a process that is not our child, if it still is the one of this identity."""
     with contextlib.suppress(ProcessLookupError):
@@ -103,10 +93,3 @@ def read_peer_uid(connection: socket.socket) -> int:
 def _ps(*arguments: str) -> str:
     done = subprocess.run(["/bin/ps", *arguments], capture_output=True, text=True, check=False)
     return done.stdout
-
-
-@cache
-def _read_boot() -> str:
-    command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip()

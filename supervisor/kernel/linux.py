@@ -1,4 +1,4 @@
-"""Linux: subreaper, peek without reaping, process groups and identities from /proc."""
+"""Linux: subreaper, peek without reaping, process groups from /proc, signals by pidfd."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import signal
 import socket
 import struct
 from collections import defaultdict
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import supervisor.kernel
+from telemetry.processes import is_dead, read_identity, read_stat
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 _PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
 _PROC: Final = Path("/proc")
-_DEAD: Final = frozenset("ZX")  # zombie, or in its very last moment
 
 
 def become_subreaper() -> None:
@@ -60,20 +59,9 @@ def find_members(groups: Collection[int]) -> dict[int, set[int]]:
     members: defaultdict[int, set[int]] = defaultdict(set)
     if groups:
         for pid, fields in _scan():
-            if fields[0] not in _DEAD and int(fields[2]) in groups:
+            if int(fields[2]) in groups and not is_dead(fields):
                 members[int(fields[2])].add(pid)
     return members
-
-
-def read_identity(pid: int) -> str | None:
-    """Tell this process from any other that had or will have its pid; None when it is dead.
-
-    The start in clock ticks since boot, and the boot: neither moves with the wall clock.
-    """
-    fields = _read_stat(pid)
-    if fields is None or fields[0] in _DEAD:
-        return None
-    return f"{fields[19]}@{_read_boot()}"
 
 
 def signal_process(pid: int, identity: str, number: int) -> None:
@@ -103,20 +91,5 @@ def read_peer_uid(connection: socket.socket) -> int:
 
 def _scan() -> Iterator[tuple[int, list[str]]]:
     for name in os.listdir(_PROC):  # noqa: PTH208 - names, not a Path for each process
-        if name.isdigit() and (fields := _read_stat(int(name))) is not None:
+        if name.isdigit() and (fields := read_stat(int(name))) is not None:
             yield int(name), fields
-
-
-def _read_stat(pid: int) -> list[str] | None:
-    """Read /proc/PID/stat from its third field on (proc(5)): state, parent, group and so on."""
-    try:
-        text = (_PROC / str(pid) / "stat").read_text(errors="replace")
-    except OSError:  # gone, or (hidepid) not ours to see
-        return None
-    # The second field is the program's name in parentheses, and may hold anything.
-    return text.rpartition(")")[2].split()
-
-
-@cache
-def _read_boot() -> str:
-    return (_PROC / "sys/kernel/random/boot_id").read_text().strip()

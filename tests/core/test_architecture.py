@@ -35,9 +35,9 @@ supervisor.control        pure   errors
 supervisor.scrape_config  pure   telemetry.mode
 supervisor.render         view   logs telemetry.mode
 
-supervisor.kernel         shell  kernel.darwin kernel.linux
-supervisor.kernel.darwin  shell  kernel
-supervisor.kernel.linux   shell  kernel
+supervisor.kernel         shell  kernel.darwin kernel.linux telemetry.processes
+supervisor.kernel.darwin  shell  kernel telemetry.processes
+supervisor.kernel.linux   shell  kernel telemetry.processes
 supervisor.logs           shell
 supervisor.spawn          shell  errors kernel logs
 supervisor.port           shell  errors telemetry.listen
@@ -68,6 +68,7 @@ telemetry.mode            pure
 telemetry.preallocate     shell
 telemetry.metrics         shell  labels mode preallocate
 telemetry.directories     shell
+telemetry.processes       shell
 telemetry.shard_format    pure
 telemetry.shards          shell  shard_format
 telemetry.base            pure   shard_format
@@ -81,13 +82,13 @@ telemetry.metricsd        shell  clearing collector listen mode server
 """
 
 # All that the supervisor may know of telemetry.
-TELEMETRY_DOORS: Final = {"claim", "clearing", "directories", "listen", "mode", "shards"}
+TELEMETRY_DOORS: Final = {"claim", "clearing", "directories", "listen", "mode", "processes", "shards"}
 
 # Who may import what is not ours and not Python's.
 FOREIGN: Final = {
     "click": {"supervisor.cli", "supervisor.follow", "supervisor.render"},
     "prometheus_client": {"telemetry.claim", "telemetry.collector", "telemetry.metrics"},
-    "psutil": {"supervisor.observe", "telemetry.holders"},
+    "psutil": {"supervisor.observe", "telemetry.holders", "telemetry.processes"},
     "rich": {"supervisor.cli", "supervisor.render"},
     "waitress": {"telemetry.server"},
     "watchfiles": {"supervisor.watch"},
@@ -120,14 +121,16 @@ PLATFORM: Final = {
     "supervisor.kernel.darwin",
     "telemetry.holders",
     "telemetry.preallocate",
+    "telemetry.processes",
 }
 
 # Whatever could bring another process into the world, and who may. launch forks the supervisor
-# itself, to detach; on macOS the kernel's room asks ps.
+# itself, to detach; on macOS two rooms ask ps.
 STARTERS: Final = {
     "supervisor.spawn": {"subprocess.Popen"},
     "supervisor.launch": {"os.fork"},
     "supervisor.kernel.darwin": {"subprocess.run"},
+    "telemetry.processes": {"subprocess.run"},
 }
 
 

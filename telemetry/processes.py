@@ -1,0 +1,143 @@
+"""What the system says of a process: who it is, whether it lives, whether it holds a file.
+
+It only looks. What may not be seen counts as alive and as held: a shard left where it is for
+too long costs nothing, one taken from a living process costs its counts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+_PROC: Final = Path("/proc")
+_DEAD: Final = frozenset("ZX")  # zombie, or in its very last moment
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process has this pid; a zombie is dead, one of another user is not."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # it is there, and another user's
+    return not _is_zombie(pid)
+
+
+if sys.platform == "linux":
+
+    def read_stat(pid: int) -> list[str] | None:
+        """Read /proc/PID/stat from its third field on (proc(5)): state, parent, group and so on.
+
+        None when the process is gone, or (hidepid) not ours to see.
+        """
+        try:
+            text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+        except OSError:
+            return None
+        # The second field is the program's name in parentheses, and may hold anything.
+        return text.rpartition(")")[2].split()
+
+    def is_dead(stat: list[str]) -> bool:
+        """Whether a stat is a zombie's: every thread of it has ended, not the first one alone."""
+        return stat[0] in _DEAD and int(stat[17]) <= 1
+
+    def read_identity(pid: int) -> str | None:
+        """Tell this process from any other that had or will have its pid; None when it is dead.
+
+        The start in clock ticks since boot, and the boot: neither moves with the wall clock.
+        One word, without blanks.
+        """
+        stat = read_stat(pid)
+        return None if stat is None or is_dead(stat) else f"{stat[19]}@{_read_boot()}"
+
+    def holds(pid: int, inode: int, device: int) -> bool | None:
+        """Whether a process has this file open or mapped; None when it does not show that."""
+        stat = read_stat(pid)
+        if stat is not None and is_dead(stat):
+            return False
+        try:
+            if _has_open(pid, inode, device) or _has_mapped(pid, inode):
+                return True
+        except PermissionError:
+            return None
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            return False
+        # A zombie leader has given up its files; its threads have not.
+        return None if stat is not None and stat[0] in _DEAD else False
+
+    def _has_open(pid: int, inode: int, device: int) -> bool:
+        with os.scandir(_PROC / str(pid) / "fd") as descriptors:
+            for descriptor in descriptors:
+                try:
+                    # Through the kernel's own reference: exact for renamed and removed files.
+                    found = descriptor.stat()
+                except PermissionError:
+                    raise
+                except OSError:  # closed meanwhile, or on a file system that is gone
+                    continue
+                if (found.st_ino, found.st_dev) == (inode, device):
+                    return True
+        return False
+
+    def _has_mapped(pid: int, inode: int) -> bool:
+        # The device there is not the one of stat on btrfs and overlayfs, so the inode decides,
+        # among what is called like a shard.
+        with (_PROC / str(pid) / "maps").open(encoding="utf-8", errors="replace") as lines:
+            return any(
+                fields[4] == str(inode) and ".db" in fields[5]
+                for line in lines
+                if len(fields := line.split(None, 5)) == 6
+            )
+
+    def _is_zombie(pid: int) -> bool:
+        stat = read_stat(pid)
+        return stat is not None and is_dead(stat)
+
+    @cache
+    def _read_boot() -> str:
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+else:
+
+    def read_identity(pid: int) -> str | None:
+        """Tell this process from any other that had or will have its pid; None when it is dead.
+
+        The kernel's record of its start, and the boot session. One word, without blanks.
+        """
+        state, *started = _ask("/bin/ps", "-o", "stat=,lstart=", "-p", str(pid)).split() or ["Z"]
+        return None if state.startswith("Z") else f"{'_'.join(started)}@{_read_boot()}"
+
+    def holds(pid: int, inode: int, device: int) -> bool | None:
+        """Whether a process has this file open; None when it does not show that."""
+        import psutil  # noqa: PLC0415 - Linux needs none
+
+        try:
+            paths = [Path(entry.path) for entry in psutil.Process(pid).open_files()]
+        except psutil.NoSuchProcess:  # ZombieProcess is one
+            return False
+        except psutil.AccessDenied:
+            return None
+        for path in paths:
+            try:
+                found = path.stat()
+            except OSError:
+                continue
+            if (found.st_ino, found.st_dev) == (inode, device):
+                return True
+        return False
+
+    def _is_zombie(pid: int) -> bool:
+        return _ask("/bin/ps", "-o", "stat=", "-p", str(pid)).strip().startswith("Z")
+
+    @cache
+    def _read_boot() -> str:
+        return _ask("/usr/sbin/sysctl", "-n", "kern.bootsessionuuid").strip()
+
+    def _ask(*command: str) -> str:
+        import subprocess  # noqa: PLC0415 - Linux needs none
+
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
