@@ -72,6 +72,7 @@ telemetry.processes       shell
 telemetry.shard_format    pure
 telemetry.shards          shell  shard_format
 telemetry.base            pure   shard_format
+telemetry.fold            shell  base directories shards
 telemetry.claim           shell
 telemetry.holders         shell  shards
 telemetry.clearing        shell  directories holders shards
