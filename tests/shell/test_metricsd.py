@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,107 +22,28 @@ import psutil
 import pytest
 from waitress.adjustments import Adjustments
 
+from metricsd_process import (
+    CHILDREN,
+    METRICSD,
+    STARTED,
+    Metricsd,
+    ask,
+    clean_environ,
+    options_for,
+    running,
+)
 from telemetry.server import Request, decide_connection_limit, find_gzip_accepted
 from telemetry.shards import RETIRED, list_shards
 from waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
-CHILDREN = Path(__file__).parents[1] / "children"
-METRICSD = (sys.executable, "-P", "-m", "telemetry.metricsd")
 PROMETHEUS = {"X-Prometheus-Scrape-Timeout-Seconds": "10"}
-STARTED = re.compile(r" INFO metricsd started on (\S+):(\d+) multiproc_dir=(.*)\n")
 
 
 class Start(Protocol):
     def __call__(self, *options: str | Path, **popen: Any) -> Metricsd: ...
-
-
-@dataclass(frozen=True)
-class Response:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(frozen=True)
-class Metricsd:
-    """A running metricsd; its stderr goes to a file."""
-
-    process: subprocess.Popen[bytes]
-    log_path: Path
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text()
-
-    @property
-    def port(self) -> int:
-        match = STARTED.search(self.log)
-        assert match is not None, self.log
-        return int(match[2])
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
-
-    def request(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> Response:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            return ask(connection, method, path, headers or {})
-        finally:
-            connection.close()
-
-    def scrape(self) -> str:
-        response = self.request("GET", "/metrics")
-        assert response.status == 200
-        return response.body.decode()
-
-    def health(self) -> dict[str, Any]:
-        response = self.request("GET", "/healthz")
-        assert response.status == 200
-        document: dict[str, Any] = json.loads(response.body)
-        return document
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(10)
-
-
-def ask(
-    connection: http.client.HTTPConnection,
-    method: str,
-    path: str,
-    headers: Mapping[str, str],
-) -> Response:
-    connection.request(method, path, headers=dict(headers))
-    response = connection.getresponse()
-    return Response(response.status, dict(response.getheaders()), response.read())
-
-
-def options_for(directory: Path) -> list[str | Path]:
-    return ["--port", "0", "--multiproc-dir", directory]
-
-
-def clean_environ(**extra: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if not k.upper().startswith(("PEAK", "PROM"))}
-    return kept | extra
-
-
-@contextmanager
-def running(command: Sequence[str | Path], log_path: Path, **popen: Any) -> Iterator[Metricsd]:
-    """Run a metricsd until the block ends, from the moment it says that it started."""
-    popen.setdefault("env", clean_environ())
-    with log_path.open("wb") as log, subprocess.Popen(command, stderr=log, **popen) as process:
-        metricsd = Metricsd(process, log_path)
-        try:
-            wait_for(
-                lambda: STARTED.search(metricsd.log) or process.poll() is not None,
-                what="metricsd to start",
-            )
-            yield metricsd
-        finally:
-            process.kill()
 
 
 @pytest.fixture
