@@ -1,3 +1,5 @@
 """The process supervisor. It starts, watches and stops; it never reads a metric."""
 
-__version__ = "0.1.0"
+from telemetry.version import __version__
+
+__all__ = ["__version__"]

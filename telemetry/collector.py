@@ -1,57 +1,67 @@
-"""The scrape: the shards of a directory become one page, in the format the client asks for.
+"""The scrape and the fold: a shard directory becomes one page, and its dead one base.
 
-It only reads. A shard that cannot be read is left out and named once in the log; it never
-costs the others their place on the page.
+It owns the readings and the base of one directory. Scrapes follow one another and share their
+work; a fold adds up and writes beside them and stops them only for its one rename. A shard or a
+directory that cannot be read costs no scrape: what was last read stays on the page.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import time
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from telemetry.shards import list_shards
+from telemetry import own_metrics
+from telemetry.base import Base, BaseError, absorb_all
+from telemetry.families import Totals, add_up, build_base_groups, build_plan
+from telemetry.fold import (
+    BASE,
+    Claim,
+    list_claims,
+    lock_retired,
+    publish,
+    read_base,
+    recover,
+    remove_claims,
+    set_aside_base,
+    write_next,
+)
+from telemetry.page import Exposition
+from telemetry.readings import Placed, Readings
+from telemetry.shards import RETIRED, Defect, list_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from prometheus_client.metrics_core import Metric
 
-    Encoder = Callable[["Merge"], bytes]
+    from telemetry.answers import Page
+    from telemetry.base import Section, ShardEntries
+    from telemetry.families import Plan, Violation
+    from telemetry.policy import LabelPolicy
+    from telemetry.readings import Group, Source
 
 T = TypeVar("T")
 
-# Shards may come and go while they are read; each attempt begins with a new listing.
-_MERGE_ATTEMPTS: Final = 5
-_PLAIN_TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+# Shards move while they are listed; each attempt begins with a new listing.
+_LISTINGS: Final = 8
+# So many claims are folded at once: a storm of deaths must not make one long fold.
+_CLAIMS_AT_ONCE: Final = 64
+_VIOLATIONS_TOLD: Final = 20
 
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A rendered page and its Content-Type."""
+class RetiredHeldError(Exception):
+    """Another process folds the claims of this directory."""
 
-    content_type: str
-    body: bytes
-
-
-class Collector(Protocol):
-    """What metricsd asks for a page; whatever renders may stand behind it."""
-
-    def render(self, accept_header: str) -> Page:
-        """Render the present state as the Accept header of a request wishes."""
-        ...
-
-
-class EmptyCollector:
-    """The page of a metricsd without prometheus_client: empty, so that the target stays up."""
-
-    def render(self, accept_header: str) -> Page:  # noqa: ARG002  the interface's
-        """Render the empty page, whatever the client accepts."""
-        return Page(_PLAIN_TEXT, b"")
+    def __init__(self, retired: Path) -> None:
+        super().__init__(f"another metricsd has {retired}")
 
 
 class SingleFlight(Generic[T]):
@@ -61,9 +71,9 @@ class SingleFlight(Generic[T]):
     meanwhile share it. A run that raises is shared with nobody: the next caller runs anew.
     """
 
-    def __init__(self, function: Callable[[], T]) -> None:
+    def __init__(self, function: Callable[[], T], turn: threading.Lock | None = None) -> None:
         self._function = function
-        self._turn = threading.Lock()
+        self._turn = turn or threading.Lock()
         self._begun = 0  # counts up as a run begins, inside the turn
         self._finished: tuple[int, T] | None = None
 
@@ -80,105 +90,362 @@ class SingleFlight(Generic[T]):
 
 
 class Merge:
-    """The metrics of one merge, encoded at most once for each content type."""
+    """The totals of one scrape, rendered at most once for each content type."""
 
-    def __init__(self, metrics: Iterable[Metric]) -> None:
-        self._metrics = tuple(metrics)
-        self._encoding = threading.Lock()
+    def __init__(self, totals: Totals, own: Sequence[Metric]) -> None:
+        self.totals = totals
+        self._own = own
+        self._rendering = threading.Lock()
         self._pages: dict[str, Page] = {}
 
-    def collect(self) -> Iterable[Metric]:
-        """Give the metrics: with this method alone, encoders take it for a registry."""
-        return self._metrics
+    def render(self, exposition: Exposition, accept_header: str) -> Page:
+        """Render the totals, or give the page that was rendered for an earlier caller."""
+        chosen = exposition.choose(accept_header)
+        with self._rendering:
+            page = self._pages.get(chosen.content_type)
+            if page is None:
+                page = exposition.render(chosen, self.totals, self._own)
+                self._pages[chosen.content_type] = page
+            return page
 
-    def render(self, encode: Encoder, content_type: str) -> Page:
-        """Encode the metrics, or give the page that was encoded for an earlier caller."""
-        with self._encoding:
-            if content_type not in self._pages:
-                self._pages[content_type] = Page(content_type, encode(self))
-            return self._pages[content_type]
+
+@dataclass(slots=True)
+class _Listed:
+    """One listing of the directory: its shards in order, its claims, and what is wrong in it."""
+
+    placed: list[Placed]
+    claims: list[Claim]
+    defects: Counter[Defect]
 
 
-class StockCollector:
-    """Renders what the library's own MultiProcessCollector makes of a directory's shards."""
+class ShardCollector:
+    """The collector of one shard directory.
+
+    `policy` None shows every label. With `supervisor` the page carries what that file says, as
+    long as the supervisor that wrote it lives.
+    """
 
     def __init__(
         self,
         directory: Path,
         *,
-        merge: Callable[[Sequence[Path]], Iterable[Metric]],
-        choose_encoder: Callable[[str], tuple[Encoder, str]],
+        descriptor_limit: int,
+        policy: LabelPolicy | None,
+        supervisor: Path | None = None,
     ) -> None:
         self._directory = directory
-        self._merge = merge
-        self._choose_encoder = choose_encoder
-        self._flight = SingleFlight(self._merge_directory)
-        self._unreadable: set[Path] = set()
+        self._retired = directory / RETIRED
+        self._policy = policy
+        self._readings = Readings(descriptor_limit=descriptor_limit)
+        self._base = Base()
+        self._base_groups: dict[Section, Group] = {}
+        self._plan: Plan | None = None
+        self._planned_for: tuple[object, ...] = ()
+        self._listed = _Listed([], [], Counter())
+        self._exposition = Exposition()
+        self._supervisor = own_metrics.SupervisorPart(supervisor)
+        self._turn = threading.Lock()  # whoever reads, or changes what is read
+        self._folding = threading.Lock()
+        self._flight = SingleFlight(self._merge, self._turn)
+        self._violations: dict[Violation, int] = {}
+        self._violations_total = 0
+        self._health: dict[str, Any] = {}
+        self._lock: int | None = None  # on `.retired/`: without it nothing is folded
+        self._complaints: dict[str, str] = {}
+        self._shard_complaints: dict[str, str] = {}
+
+    def open(self) -> None:
+        """Take over the base that there is; what a crash left of a fold is finished or removed.
+
+        Raises RetiredHeldError when another process folds there, OSError when the base is there
+        and cannot be read now.
+        """
+        self._try("lock .retired", self._take_lock)
+        try:
+            base = read_base(self._retired)
+        except BaseError as error:
+            kept = set_aside_base(self._retired)
+            _logger.error("the base is unreadable (%s); kept as %s", error, kept)  # noqa: TRY400
+            base = Base()
+        self._use_base(base)
+        self._try("recover", lambda: recover(self._retired, base))
+
+    def close(self) -> None:
+        """Give back the lock and the shards."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+        self._readings.drop(list(self._readings.sources.values()))
+
+    # -- Scraping -----------------------------------------------------------------------------
 
     def render(self, accept_header: str) -> Page:
-        """Render the merged shards; an empty page when the directory is missing or empty.
+        """Render the page; whatever the shards are, there is one."""
+        return self._flight.call().render(self._exposition, accept_header)
 
-        Raises OSError when the directory cannot be listed.
-        """
-        try:
-            encode, content_type = self._choose_encoder(accept_header)
-        except TypeError:  # the library cannot compare a version that is no number
-            encode, content_type = self._choose_encoder("")
-        return self._flight.call().render(encode, content_type)
+    def _merge(self) -> Merge:
+        began = time.perf_counter()
+        self._read()
+        plan = self._find_plan()
+        totals = add_up(plan)
+        facts = self._gather_facts(time.perf_counter() - began)
+        self._health = self._build_health()
+        own = [*own_metrics.build_metrics(facts), *self._supervisor.read()]
+        return Merge(totals, own)
 
-    def _merge_directory(self) -> Merge:
-        paths = self._list_paths()
-        for _ in range(_MERGE_ATTEMPTS - 1):
+    def _read(self) -> None:
+        """List the directory and read every shard; without a directory the old ones stay."""
+        for attempt in range(_LISTINGS):
             try:
-                return Merge(self._merge(paths))
-            except Exception:  # noqa: BLE001  garbage raises whatever it likes
-                # One file that vanished or is garbage fails the whole merge, and the library
-                # does not say which: list anew, and try each one alone.
-                paths = self._find_readable(self._list_paths())
-        return Merge(self._merge(paths))
-
-    def _list_paths(self) -> list[Path]:
-        return [shard.path for shard in list_shards(self._directory) if _is_written(shard.path)]
-
-    def _find_readable(self, paths: Sequence[Path]) -> list[Path]:
-        readable = []
-        unreadable = set()
-        for path in paths:
+                listed = self._list()
+            except FileNotFoundError as error:
+                if attempt < _LISTINGS - 1 and self._directory.is_dir():
+                    continue  # a claim was completed under our eyes
+                self._complain("list", f"cannot list the shards: {error}")
+                break
+            except OSError as error:
+                self._complain("list", f"cannot list the shards: {error}")
+                break
+            self._complain("list", "")
+            if attempt == 0 and self._readings.find_missing(listed.placed):
+                continue  # it may have been put back between two listings
             try:
-                self._merge([path])
+                self._readings.sync(listed.placed)
             except FileNotFoundError:
                 continue
-            except Exception as error:  # noqa: BLE001  as above
-                unreadable.add(path)
-                if path not in self._unreadable:
-                    _logger.warning("cannot read the shard %s: %r; it is left out", path, error)
-            else:
-                readable.append(path)
-        self._unreadable = unreadable
-        return readable
+            self._listed = listed
+            break
+        self._readings.refresh()
+        self._complain_of_shards()
+
+    def _list(self) -> _Listed:
+        # In this order: a shard moves from the flat directory into a claim, and is seen in one.
+        flat = list_directory(self._directory)
+        claims = [
+            claim
+            for claim in list_claims(self._retired)
+            if claim.number is None or claim.number > self._base.claim
+        ]
+        defects = Counter(defect for _, defect in flat.defects)
+        placed = [Placed(shard, None) for shard in flat.shards]
+        for claim in claims:
+            placed += [Placed(shard, claim.number or 0) for shard in claim.shards]
+            defects.update(defect for _, defect in claim.defects)
+        return _Listed(placed, claims, defects)
+
+    def _find_plan(self) -> Plan:
+        """Find what adds up with what; decided anew only when the series have changed."""
+        groups = [group for group in self._readings.groups.values() if group.keys]
+        first = {group: min(source.order for source in group.sources) for group in groups}
+        ordered = [*self._base_groups.values(), *sorted(groups, key=first.__getitem__)]
+        wanted: tuple[object, ...] = tuple(map(id, ordered))
+        if any(group.mode in {"all", "liveall"} for group in ordered):
+            wanted += (self._readings.version,)
+        if self._plan is None or wanted != self._planned_for:
+            self._plan, self._planned_for = build_plan(ordered, self._policy), wanted
+            self._note_violations(self._plan)
+        return self._plan
+
+    def _note_violations(self, plan: Plan) -> None:
+        for violation, series in plan.violations.items():
+            if violation not in self._violations:
+                self._violations_total += series
+                _logger.warning(
+                    "left off the page: %s of pid %d has the label %r",
+                    ascii(violation.family),
+                    violation.pid,
+                    violation.label,
+                )
+        self._violations = dict(plan.violations)
+
+    def _gather_facts(self, seconds: float) -> own_metrics.Facts:
+        listed = self._listed
+        flat = sum(placed.claim is None for placed in listed.placed)
+        return own_metrics.Facts(
+            live=flat,
+            retired=len(listed.placed) - flat,
+            unreadable=self._count_defects(),
+            scrape_seconds=seconds,
+            violations_total=self._violations_total,
+            dropped_total=self._base.dropped,
+        )
+
+    def _count_defects(self) -> Counter[str]:
+        counted: Counter[str] = Counter(self._listed.defects)
+        for _, defects in self._readings.list_defects():
+            counted.update(defects)
+        return counted
+
+    def _complain_of_shards(self) -> None:
+        """Name each shard that cannot be used, or not whole, once."""
+        found = {}
+        for shard, defects in self._readings.list_defects():
+            if defects != {Defect.EMPTY}:
+                found[shard.path.name] = ", ".join(sorted(defects))
+        for name, text in found.items():
+            if self._shard_complaints.get(name) != text:
+                _logger.warning("cannot use %s, or not all of it: %s", name, text)
+        self._shard_complaints = found
+
+    def _complain(self, subject: str, text: str) -> None:
+        """Log what is wrong once; a subject that is well again may be complained of again."""
+        if not text:
+            self._complaints.pop(subject, None)
+        elif self._complaints.get(subject) != text:
+            _logger.warning("%s", text)
+            self._complaints[subject] = text
+
+    def describe(self) -> dict[str, Any]:
+        """Give the health document's part, as of the last scrape; it waits for nobody."""
+        return self._health
+
+    def _build_health(self) -> dict[str, Any]:
+        told = list(self._violations.items())[:_VIOLATIONS_TOLD]
+        return {
+            "shards_unreadable": {str(d): n for d, n in self._count_defects().items()},
+            "shards_retired": sum(placed.claim is not None for placed in self._listed.placed),
+            "base_claim": self._base.claim,
+            "label_violations_total": self._violations_total,
+            "label_violations": [
+                {"metric": family, "label": label, "pid": pid, "series": series}
+                for (family, label, pid), series in told
+            ],
+            "directory": self._complaints.get("list", "ok"),
+        }
+
+    # -- Folding ------------------------------------------------------------------------------
+
+    def fold(self) -> bool:
+        """Fold the complete claims into the base; tell whether there was anything to fold."""
+        with self._folding:
+            try:
+                return self._fold()
+            except (OSError, BaseError, RetiredHeldError) as error:
+                self._complain("fold", f"cannot fold: {error}")
+                return False
+
+    def _fold(self) -> bool:
+        self._take_lock()
+        if self._lock is None:
+            return False
+        with self._turn:
+            claims = self._choose_claims()
+            if not claims and not self._is_base_lost():
+                return False
+            chosen = {claim.path: self._find_sources(claim) for claim in claims}
+            gone = self._readings.find_unlinked_dead() if claims else []
+            bad = self._find_bad(chosen)
+            held = [
+                (claim.number or 0, [self._describe(source) for source in chosen[claim.path]])
+                for claim in claims
+            ]
+            if held:
+                # Removed by somebody, so in no claim; their process is dead, so they say no more.
+                held[-1][1].extend(map(self._describe, gone))
+        base = absorb_all(self._base, held)
+        write_next(self._retired, base)
+        with self._turn:
+            publish(self._retired)
+            self._readings.drop(source for sources in chosen.values() for source in sources)
+            self._readings.drop(gone)
+            self._use_base(base)
+        self._complain("fold", "")
+        self._try("remove what was folded", lambda: remove_claims(self._retired, claims, bad))
+        return True
+
+    def _take_lock(self) -> None:
+        """Take the lock, anew when the directory was replaced; not in a missing directory."""
+        if self._lock is not None:
+            if _is_same(self._lock, self._retired):
+                return
+            os.close(self._lock)
+            self._lock = None
+        if self._directory.is_dir():
+            self._lock = lock_retired(self._directory)
+            if self._lock is None:
+                raise RetiredHeldError(self._retired)
+
+    def _choose_claims(self) -> list[Claim]:
+        """Choose the complete claims to fold, after a reading that is the last word on them."""
+        if not any(name.startswith("claim-") for name in _list_names(self._retired)):
+            return []
+        self._read()
+        # What could not be opened now may be opened later, and is not to be folded past.
+        if self._readings.starved or "list" in self._complaints:
+            return []
+        complete = [claim for claim in self._listed.claims if claim.number is not None]
+        return complete[:_CLAIMS_AT_ONCE]
+
+    def _is_base_lost(self) -> bool:
+        """Whether the directory was replaced by one without our base."""
+        return (
+            bool(self._base.sections)
+            and self._directory.is_dir()
+            and not (self._retired / BASE).exists()
+        )
+
+    def _find_sources(self, claim: Claim) -> list[Source]:
+        found = (self._readings.sources.get(shard.inode) for shard in claim.shards)
+        return [source for source in found if source is not None]
+
+    def _find_bad(self, chosen: Mapping[Path, Sequence[Source]]) -> dict[Path, Defect]:
+        """Find the shards of these claims that a person may want to look at, and why."""
+        bad = {
+            shard.path: defect
+            for shard, defect in self._readings.refused.values()
+            if shard.path.parent in chosen
+        }
+        for source in (source for sources in chosen.values() for source in sources):
+            for defect in self._readings.find_defects(source) - {Defect.EMPTY}:
+                bad[source.shard.path] = defect
+        return bad
+
+    def _describe(self, source: Source) -> ShardEntries:
+        shard = source.shard
+        return shard.kind, shard.mode, shard.pid, self._readings.entries(source)
+
+    def _use_base(self, base: Base) -> None:
+        self._base = base
+        self._base_groups = build_base_groups(base, self._base_groups)
+
+    def _try(self, what: str, action: Callable[[], None]) -> None:
+        """Do what no total depends on, and say so when it fails."""
+        try:
+            action()
+        except OSError as error:
+            self._complain(what, f"cannot {what}: {error}")
+        else:
+            self._complain(what, "")
 
 
-def open_collector(directory: Path) -> Collector:
-    """Build the collector of a directory; without prometheus_client one whose page is empty.
-
-    The library decides at its import whether its own metrics become shards: the environment
-    must not name a multiprocess directory any more when this is called.
-    """
+def _is_same(descriptor: int, path: Path) -> bool:
     try:
-        from prometheus_client.exposition import choose_encoder  # noqa: PLC0415  see above
-        from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415
-    except ImportError as error:
-        _logger.warning("cannot import prometheus_client (%s): /metrics stays empty", error)
-        return EmptyCollector()
-    return StockCollector(
-        directory, merge=MultiProcessCollector.merge, choose_encoder=choose_encoder
-    )
-
-
-def _is_written(path: Path) -> bool:
-    # A process creates its file empty and fills it a moment later; killed in between, it leaves
-    # it so. There is nothing to read yet, and nothing to complain about.
-    try:
-        return path.stat().st_size > 0
+        return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
+
+
+def _list_names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)  # noqa: PTH208  names are all that is asked for
+    except OSError:
+        return []
+
+
+def open_collector(
+    directory: Path,
+    *,
+    descriptor_limit: int = 4096,
+    policy: LabelPolicy | None = None,
+    supervisor: Path | None = None,
+) -> ShardCollector:
+    """Build the collector of a directory, and take over the base that lies there.
+
+    Raises RetiredHeldError when another process folds there, and OSError when the base cannot be
+    read now; it may be later.
+    """
+    collector = ShardCollector(
+        directory, descriptor_limit=descriptor_limit, policy=policy, supervisor=supervisor
+    )
+    collector.open()
+    return collector

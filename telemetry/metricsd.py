@@ -20,21 +20,28 @@ import logging
 import os
 import socket
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from telemetry import mode
+from telemetry.answers import EmptyCollector
 from telemetry.clearing import (
     clear_and_say,
     find_clear_refusal,
     prepare,
     render_lock_holder,
 )
+from telemetry.descriptors import raise_limit
 from telemetry.listen import ListenError, listen
+from telemetry.policy import LabelPolicy, build_policy
+from telemetry.shards import RETIRED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from telemetry.answers import Collector
 
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -71,6 +78,8 @@ class Options:
     directory: Path
     log_level: str
     fd: int | None
+    policy: LabelPolicy
+    supervisor_metrics: Path | None
 
 
 def parse_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
@@ -86,7 +95,15 @@ def parse_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Optio
             port = 0 if parsed.fd is not None else mode.parse_port(environ)
         directory = parsed.multiproc_dir or mode.parse_multiproc_dir(environ)
         # Resolved here and now, once: nothing may depend on a working directory later.
-        return Options(parsed.host, port, directory.absolute(), parsed.log_level, parsed.fd)
+        return Options(
+            parsed.host,
+            port,
+            directory.absolute(),
+            parsed.log_level,
+            parsed.fd,
+            build_policy(parsed.allow_label),
+            parsed.supervisor_metrics,
+        )
     except ValueError as error:
         parser.error(str(error))
     except FileNotFoundError:
@@ -132,16 +149,78 @@ def _serve(options: Options) -> None:
     _logger.info("metricsd started on %s multiproc_dir=%s", address, options.directory)
     for line in kept:
         _logger.warning("%s", line)
-    # Imported here: it brings prometheus_client, which takes longer than all the rest.
-    from telemetry.collector import open_collector  # noqa: PLC0415
-
-    server = Server(Application(open_collector(options.directory), options.directory), sock)
+    shares = raise_limit()
+    collector = _open_collector(options, shares.shards)
+    folder = Folder(collector)
+    application = Application(collector, options.directory, folder.nudge)
+    server = Server(application, sock, connection_limit=shares.connections)
+    folder.start()
     server.start()
     number = signal.sigwait(STOP_SIGNALS)
     server.stop_accepting()
     _logger.info("metricsd stopping on %s", signal.Signals(number).name)
     server.drain(_DRAIN_SECONDS)
     _logger.info("metricsd stopped")
+
+
+class Folder:
+    """Folds beside the scrapes, in a thread of its own, whenever it is nudged."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+        self._nudged = threading.Event()
+
+    def start(self) -> None:
+        """Begin, with what a former run may have left."""
+        self.nudge()
+        threading.Thread(target=self._run, name="fold", daemon=True).start()
+
+    def nudge(self) -> None:
+        """Look soon whether there is anything to fold."""
+        self._nudged.set()
+
+    def _run(self) -> None:
+        while True:
+            self._nudged.wait()
+            self._nudged.clear()
+            try:
+                while self._collector.fold():
+                    pass
+            except Exception as error:
+                # It will be tried again, and the claims stay readable until it succeeds; but a
+                # defect of ours must not be silent.
+                _logger.exception("cannot fold: %r", error)  # noqa: TRY401
+
+
+def _open_collector(options: Options, descriptor_limit: int) -> Collector:
+    """Open the directory's collector; without prometheus_client one whose page is empty."""
+    try:
+        # Imported here: it brings prometheus_client, which takes longer than all the rest, and
+        # which decides at its import whether its own metrics become shards.
+        from telemetry.collector import RetiredHeldError, open_collector  # noqa: PLC0415
+    except ImportError as error:
+        _logger.warning("cannot import prometheus_client (%s): /metrics stays empty", error)
+        return EmptyCollector()
+    try:
+        return open_collector(
+            options.directory,
+            descriptor_limit=descriptor_limit,
+            policy=options.policy,
+            supervisor=options.supervisor_metrics,
+        )
+    except RetiredHeldError as error:
+        raise MetricsdError(
+            f"cannot fold the shards of {options.directory}:"
+            f" {render_lock_holder(options.directory / RETIRED)} does",
+            hint="stop that process, or choose another directory with --multiproc-dir",
+            exit_code=EXIT_PORT_HELD,
+        ) from error
+    except OSError as error:
+        raise MetricsdError(
+            f"cannot read the totals of the dead: {error}",
+            hint=f"see to it that {options.directory / RETIRED} can be read",
+            exit_code=EXIT_FAILED,
+        ) from error
 
 
 def open_listener(host: str, port: int) -> socket.socket:
@@ -211,6 +290,19 @@ def _build_parser() -> _Parser:
         type=_parse_number,
         metavar="N",
         help="serve this inherited listening socket; neither bind nor clear",
+    )
+    parser.add_argument(
+        "--allow-label",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="let series with this label onto the page, too; may be repeated",
+    )
+    parser.add_argument(
+        "--supervisor-metrics",
+        type=_parse_directory,
+        metavar="FILE",
+        help="show what a living supervisor writes into this file",
     )
     return parser
 

@@ -9,7 +9,6 @@ import gzip
 import json
 import logging
 import os
-import resource
 import socket
 import threading
 import time
@@ -21,11 +20,11 @@ from waitress.parser import HTTPRequestParser
 from waitress.server import BaseWSGIServer, create_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-    from telemetry.collector import Collector
+    from telemetry.answers import Collector
 
 _OK: Final = "200 OK"
 _TEXT: Final = "text/plain; charset=utf-8"
@@ -34,10 +33,6 @@ _JSON: Final = "application/json"
 _GZIP_LEVEL: Final = 6
 # Sent by Prometheus with each scrape, and by nothing else that might ask for the page.
 _SCRAPE_HEADER: Final = "HTTP_X_PROMETHEUS_SCRAPE_TIMEOUT_SECONDS"
-
-_CONNECTION_LIMIT: Final = 2048
-# Descriptors beside the connections: stdio, the listening socket, the wake-up pipe, shards.
-_DESCRIPTORS_RESERVED: Final = 64
 
 _logger = logging.getLogger(__name__)
 
@@ -81,11 +76,18 @@ class Scrapes:
             }
 
 
+def _nothing() -> None:
+    pass
+
+
 class Application:
     """The WSGI application: `/metrics`, `/healthz`, and a refusal for everything else."""
 
-    def __init__(self, collector: Collector, directory: Path) -> None:
+    def __init__(
+        self, collector: Collector, directory: Path, after: Callable[[], None] = _nothing
+    ) -> None:
         self._collector = collector
+        self._after = after  # called once a request has its answer
         self._directory = directory
         self._scrapes = Scrapes()
         self._started = time.monotonic()
@@ -96,6 +98,7 @@ class Application:
         """Answer one request; a page that Prometheus still waits for counts as a scrape."""
         began = time.monotonic()
         reply = self._answer(environ)
+        self._after()
         start_response(reply.status, [*reply.headers, ("Content-Length", str(len(reply.body)))])
         if environ["REQUEST_METHOD"] == "HEAD":
             return []
@@ -128,6 +131,7 @@ class Application:
             "uptime_seconds": now - self._started,
             "multiproc_dir": str(self._directory),
             **self._scrapes.describe(now),
+            **self._collector.describe(),
         }
         return _render_page(_JSON, f"{json.dumps(document)}\n".encode(), environ)
 
@@ -154,19 +158,13 @@ def find_gzip_accepted(accept_encoding: str) -> bool:
     return False
 
 
-def decide_connection_limit(descriptor_limit: int) -> int:
-    """Decide how many connections may be open: never so many that one could not be accepted.
-
-    An accept that fails for want of a descriptor would be tried again at once, for ever.
-    """
-    return max(1, min(_CONNECTION_LIMIT, descriptor_limit - _DESCRIPTORS_RESERVED))
-
-
 class Server:
     """A waitress server on a listening socket, in a thread of its own."""
 
-    def __init__(self, application: Application, sock: socket.socket) -> None:
-        self._waitress = _create_server(application, sock)
+    def __init__(
+        self, application: Application, sock: socket.socket, *, connection_limit: int
+    ) -> None:
+        self._waitress = _create_server(application, sock, connection_limit)
 
     def start(self) -> None:
         """Begin to accept; a loop that fails ends the process, for nobody would be served."""
@@ -238,14 +236,16 @@ class _Channel(HTTPChannel):
             return True
 
 
-def _create_server(application: Application, sock: socket.socket) -> BaseWSGIServer:
+def _create_server(
+    application: Application, sock: socket.socket, connection_limit: int
+) -> BaseWSGIServer:
     # Whose warnings are about one client's manners; ours are about the page.
     logging.getLogger("waitress").setLevel(logging.ERROR)
     server = create_server(
         application,
         sockets=[sock],
         backlog=socket.SOMAXCONN,
-        connection_limit=decide_connection_limit(_raise_descriptor_limit()),
+        connection_limit=connection_limit,
         # More than ever scrape at once: /healthz must not queue behind waiting scrapes.
         threads=16,
         asyncore_use_poll=True,  # select ends at descriptor 1024
@@ -259,16 +259,6 @@ def _create_server(application: Application, sock: socket.socket) -> BaseWSGISer
     server = cast("BaseWSGIServer", server)
     server.channel_class = _Channel
     return server
-
-
-def _raise_descriptor_limit() -> int:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _CONNECTION_LIMIT + _DESCRIPTORS_RESERVED
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return wanted
-    raised = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-    return raised
 
 
 def _render_page(content_type: str, body: bytes, environ: WSGIEnvironment) -> Reply:

@@ -59,6 +59,8 @@ __all__ = [
     "render_shard",
 ]
 
+# Nothing is wrong with the file: this process, or the machine, is short of something now.
+_STARVED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 # What ptsup keeps beside the shards: the claims, the base they are folded into, bad shards.
 RETIRED: Final = ".retired"
 
@@ -139,13 +141,16 @@ def list_shards(directory: Path) -> tuple[Shard, ...]:
 def open_shard(path: Path) -> int:
     """Open a regular file for reading, and nothing else; no FIFO can hold it up.
 
-    Raises FileNotFoundError when it has gone, ShardError for any other reason.
+    Raises FileNotFoundError when it has gone, OSError when this process has no descriptor left
+    for it, ShardError for any other reason.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise
     except OSError as error:
+        if error.errno in _STARVED:
+            raise
         raise ShardError(_name_defect(error), error.strerror or "cannot be opened") from error
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor

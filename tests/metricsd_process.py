@@ -64,6 +64,11 @@ class Metricsd:
         assert response.status == 200
         return response.body.decode()
 
+    def scrape_series(self) -> str:
+        """Scrape, and leave out what metricsd says of itself."""
+        lines = self.scrape().splitlines(keepends=True)
+        return "".join(line for line in lines if "ptsup_" not in line)
+
     def health(self) -> dict[str, Any]:
         response = self.request("GET", "/healthz")
         assert response.status == 200

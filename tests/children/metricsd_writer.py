@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summ
 count = float(sys.argv[2]) if len(sys.argv) > 2 else 1.0
 gauge = float(sys.argv[3]) if len(sys.argv) > 3 else 1.0
 registry = CollectorRegistry()
-Counter("shop_sales", "Sales.", ["item"], registry=registry).labels("tea").inc(count)
+Counter("shop_sales", "Sales.", ["check"], registry=registry).labels("tea").inc(count)
 Gauge("shop_queue", "Queue.", multiprocess_mode="livemax", registry=registry).set(gauge)
 Gauge("shop_record", "Record.", multiprocess_mode="max", registry=registry).set(gauge)
 Histogram("shop_wait", "Wait.", buckets=(1, 5), registry=registry).observe(gauge)

@@ -1,8 +1,10 @@
-"""The scrape over real shards, good, bad and vanishing, and the flight that scrapes share."""
+"""The scrape and the fold over real shards: good, bad, moving and vanishing."""
 
 from __future__ import annotations
 
-import logging
+import errno
+import os
+import re
 import subprocess
 import sys
 import threading
@@ -10,20 +12,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from prometheus_client.exposition import choose_encoder, generate_latest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
-from telemetry.collector import Merge, Page, SingleFlight, StockCollector, open_collector
+from telemetry.answers import Page
+from telemetry.collector import (
+    Merge,
+    RetiredHeldError,
+    ShardCollector,
+    SingleFlight,
+    open_collector,
+)
+from telemetry.families import add_up, build_plan
+from telemetry.fold import lock_retired, read_base
+from telemetry.page import Exposition, Format
+from telemetry.policy import build_policy
+from telemetry.processes import read_identity
+from telemetry.shards import RETIRED, render_shard
 from waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from types import TracebackType
 
-    from prometheus_client.metrics_core import Metric
-
 WRITER = Path(__file__).parents[1] / "children" / "metricsd_writer.py"
+NOBODY = 2147483647  # a pid that no process has
 
 
 def write(directory: Path, count: int, gauge: int = 1) -> int:
@@ -38,9 +52,60 @@ def write(directory: Path, count: int, gauge: int = 1) -> int:
     return process.pid
 
 
+def key(name: str, family: str = "jobs", labels: str = "{}") -> bytes:
+    return f'["{family}", "{name}", {labels}, "Help."]'.encode()
+
+
+def write_counter(path: Path, *values: float) -> None:
+    """Write a counter shard with series `jobs_total{reason="0"}`, `…1`, and so on."""
+    entries = [
+        (key("jobs_total", labels=f'{{"reason": "{number}"}}'), value, 0.0)
+        for number, value in enumerate(values)
+    ]
+    # In place, as a process does it that has the file mapped.
+    data = render_shard(entries)
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.write(data)
+        file.truncate(max(len(data), 4096))
+
+
+def claim(directory: Path, number: int, *names: str, opened: bool = False) -> Path:
+    """Move shards into a claim."""
+    path = directory / RETIRED / f"{'open' if opened else 'claim'}-{number}"
+    path.mkdir(parents=True)
+    for name in names:
+        (directory / name).rename(path / name)
+    return path
+
+
+def scrape(collector: ShardCollector) -> dict[str, float]:
+    """Render the page and read its samples."""
+    lines = collector.render("").body.decode().splitlines()
+    pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {series: float(value) for series, _, value in pairs}
+
+
+def jobs(collector: ShardCollector) -> dict[str, float]:
+    return {s: v for s, v in scrape(collector).items() if s.startswith("jobs")}
+
+
+def reasons(collector: ShardCollector) -> dict[str, float]:
+    found = re.compile(r'ptsup_shards_unreadable\{reason="(.*)"\}')
+    return {
+        match[1]: value
+        for series, value in scrape(collector).items()
+        if (match := found.fullmatch(series))
+    }
+
+
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    return tmp_path / "prom_multiproc"
+    path = tmp_path / "prom_multiproc"
+    path.mkdir()
+    return path
+
+
+# -- The page ----------------------------------------------------------------------------------
 
 
 def test_the_page_is_what_the_library_makes_of_the_shards(directory: Path) -> None:
@@ -50,8 +115,9 @@ def test_the_page_is_what_the_library_makes_of_the_shards(directory: Path) -> No
     MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
     stock = generate_latest(registry)
     page = open_collector(directory).render("")
-    assert sorted(page.body.splitlines()) == sorted(stock.splitlines())
-    assert b'shop_sales_total{item="tea"} 7.0' in page.body
+    ours = [line for line in page.body.splitlines() if b"ptsup_" not in line]
+    assert sorted(ours) == sorted(stock.splitlines())
+    assert b'shop_sales_total{check="tea"} 7.0' in page.body
     assert b"shop_queue 7.0" in page.body
 
 
@@ -61,6 +127,7 @@ def test_the_accept_header_chooses_the_format(directory: Path) -> None:
     openmetrics = collector.render("application/openmetrics-text;version=1.0.0,*/*;q=0.1")
     assert openmetrics.content_type.startswith("application/openmetrics-text; version=1.0.0")
     assert openmetrics.body.endswith(b"# EOF\n")
+    assert openmetrics.body.count(b"# EOF") == 1
     plain = collector.render("text/html")
     assert plain.content_type == "text/plain; version=0.0.4; charset=utf-8"
 
@@ -72,73 +139,295 @@ def test_a_senseless_accept_header_gets_plain_text(directory: Path, accept: str)
     assert open_collector(directory).render(accept).content_type.startswith("text/plain")
 
 
-def test_a_missing_directory_is_an_empty_page_until_it_comes_back(directory: Path) -> None:
-    collector = open_collector(directory)
-    assert collector.render("").body == b""
-    write(directory, 3)
-    assert b'shop_sales_total{item="tea"} 3.0' in collector.render("").body
+def test_a_label_that_is_not_allowed_is_left_off_and_counted(directory: Path) -> None:
+    entries = [
+        (key("jobs_total", labels='{"reason": "a"}'), 1.0, 0.0),
+        (key("trades_total", "trades", labels='{"symbol": "X"}'), 2.0, 0.0),
+        (key("ptsup_shards", "ptsup_shards", labels='{"state": "live"}'), 3.0, 0.0),
+    ]
+    (directory / f"counter_{os.getpid()}.db").write_bytes(render_shard(entries))
+    collector = open_collector(directory, policy=build_policy([]))
+    for _ in range(2):
+        page = scrape(collector)
+    assert page["ptsup_label_violations_total"] == 2
+    assert page['jobs_total{reason="a"}'] == 1
+    assert page['ptsup_shards{state="live"}'] == 1
+    assert not [series for series in page if "trades" in series or "symbol" in series]
+    told = {(v["metric"], v["label"], v["pid"]) for v in collector.describe()["label_violations"]}
+    assert told == {("trades", "symbol", os.getpid()), ("ptsup_shards", "__name__", os.getpid())}
+
+
+def test_what_the_supervisor_says_is_shown_while_it_lives(directory: Path, tmp_path: Path) -> None:
+    handed = tmp_path / "metrics.prom"
+    text = (
+        "# HELP ptsup_session_up Up.\n# TYPE ptsup_session_up gauge\n"
+        'ptsup_session_up{session="a"} 1\n'
+    )
+    collector = open_collector(directory, supervisor=handed)
+    assert scrape(collector)["ptsup_supervisor_up"] == 0
+    handed.write_text(f"# ptsup {os.getpid()} {read_identity(os.getpid())}\n{text}")
+    assert scrape(collector)["ptsup_supervisor_up"] == 1
+    assert scrape(collector)['ptsup_session_up{session="a"}'] == 1
+    for garbage in (f"# ptsup {os.getpid()} 1@else\n{text}", "# ptsup", "\xff\n", ""):
+        handed.write_text(garbage)
+        page = scrape(collector)
+        assert page["ptsup_supervisor_up"] == 0, garbage
+        assert 'ptsup_session_up{session="a"}' not in page
+
+
+# -- What is wrong with a shard ------------------------------------------------------------------
 
 
 def test_a_garbage_shard_is_left_out_and_named_once(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write(directory, 3)
+    write_counter(directory / "counter_1.db", 3)
     (directory / "counter_4711.db").write_bytes(b"\xff" * 3)
-    (directory / "gauge_max_4711.db").write_bytes(b"\x40\0\0\0\0\0\0\0\x05\0\0\0hello" + b"\0" * 64)
+    (directory / "gauge_max_4711.db").write_bytes(
+        b"\x40\0\0\0\0\0\0\0\xff\xff\xff\x7f" + b"\0" * 64
+    )
     collector = open_collector(directory)
     for _ in range(3):
-        assert b'shop_sales_total{item="tea"} 3.0' in collector.render("").body
-    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
-        f"cannot read the shard {directory / name}"
-        for name in ("counter_4711.db", "gauge_max_4711.db")
+        assert jobs(collector) == {'jobs_total{reason="0"}': 3}
+        assert reasons(collector) == {"truncated": 1, "length": 1}
+    messages = sorted(record.getMessage() for record in caplog.records)
+    assert [message.partition(",")[0] for message in messages] == [
+        "cannot use counter_4711.db",
+        "cannot use gauge_max_4711.db",
     ]
 
 
-def test_a_shard_not_yet_written_is_no_defect(
-    directory: Path, caplog: pytest.LogCaptureFixture
+def test_a_shard_not_yet_written_is_no_defect_while_its_process_lives(directory: Path) -> None:
+    write_counter(directory / "counter_1.db", 3)
+    (directory / f"gauge_max_{os.getpid()}.db").touch()
+    (directory / f"gauge_min_{os.getpid()}.db").write_bytes(b"\0" * 65536)
+    collector = open_collector(directory)
+    assert reasons(collector) == {}
+    (directory / f"gauge_max_{NOBODY}.db").touch()
+    assert reasons(collector) == {"empty": 1}
+
+
+def test_a_counter_that_falls_is_held_until_it_passes_its_last_value(directory: Path) -> None:
+    path = directory / "counter_1.db"
+    write_counter(path, 5, 1)
+    collector = open_collector(directory)
+    first, second = 'jobs_total{reason="0"}', 'jobs_total{reason="1"}'
+    assert jobs(collector) == {first: 5, second: 1}
+    for value in (4, float("nan"), -1):
+        write_counter(path, value, 2)
+        assert jobs(collector) == {first: 5, second: 2}
+        assert reasons(collector) == {"fell" if value == 4 else "value": 1}
+    write_counter(path, 6, 2)
+    assert jobs(collector) == {first: 6, second: 2}
+    assert reasons(collector) == {}
+
+
+def test_a_series_that_never_had_a_good_value_is_not_there(directory: Path) -> None:
+    write_counter(directory / "counter_1.db", float("nan"), 2)
+    collector = open_collector(directory)
+    assert jobs(collector) == {'jobs_total{reason="1"}': 2}
+    write_counter(directory / "counter_2.db", 1)
+    assert jobs(collector) == {'jobs_total{reason="0"}': 1, 'jobs_total{reason="1"}': 2}
+
+
+def test_a_truncated_shard_keeps_its_last_good_values(directory: Path) -> None:
+    path = directory / "counter_1.db"
+    write_counter(path, 5, 1)
+    collector = open_collector(directory)
+    before = jobs(collector)
+    os.truncate(path, 20)
+    assert jobs(collector) == before
+    assert reasons(collector) == {"truncated": 1}
+    write_counter(path, 6, 1)
+    assert jobs(collector)['jobs_total{reason="0"}'] == 6
+
+
+def test_a_shard_that_grows_is_followed(directory: Path) -> None:
+    path, other = directory / "counter_1.db", directory / "counter_2.db"
+    collector = open_collector(directory)
+    for count in range(1, 5):
+        write_counter(path, *range(1, count + 1))
+        write_counter(other, *range(1, count))
+        expected = {f'jobs_total{{reason="{n}"}}': 2 * (n + 1) for n in range(count - 1)}
+        expected[f'jobs_total{{reason="{count - 1}"}}'] = count
+        assert jobs(collector) == expected
+
+
+# -- Shards that move ----------------------------------------------------------------------------
+
+
+def test_a_missing_directory_is_a_page_without_series_until_it_comes(tmp_path: Path) -> None:
+    directory = tmp_path / "prom_multiproc"
+    collector = open_collector(directory)
+    assert jobs(collector) == {}
+    assert not directory.exists()
+    directory.mkdir()
+    write_counter(directory / "counter_1.db", 3)
+    assert jobs(collector) == {'jobs_total{reason="0"}': 3}
+
+
+def test_the_totals_stay_when_the_directory_goes(directory: Path, tmp_path: Path) -> None:
+    write_counter(directory / "counter_1.db", 3)
+    write_counter(directory / "counter_2.db", 4)
+    claim(directory, 1, "counter_2.db")
+    collector = open_collector(directory)
+    assert collector.fold()
+    before = jobs(collector)
+    directory.rename(tmp_path / "away")
+    assert jobs(collector) == before == {'jobs_total{reason="0"}': 7}
+    assert "No such file" in collector.describe()["directory"]
+    directory.mkdir()  # another one, and empty
+    write_counter(directory / "counter_3.db", 1)
+    assert jobs(collector) == {'jobs_total{reason="0"}': 8}
+    assert collector.fold()  # which writes the base anew
+    assert read_base(directory / RETIRED).claim == 1
+    assert jobs(collector) == {'jobs_total{reason="0"}': 8}
+
+
+def test_a_shard_counts_once_wherever_it_lies(directory: Path) -> None:
+    for pid, value in ((1, 1), (2, 2), (3, 4)):
+        write_counter(directory / f"counter_{pid}.db", value)
+    collector = open_collector(directory)
+    expected = {'jobs_total{reason="0"}': 7.0}
+    assert jobs(collector) == expected
+    opened = claim(directory, 1, "counter_1.db", opened=True)
+    assert jobs(collector) == expected
+    claim(directory, 1, "counter_2.db")
+    assert jobs(collector) == expected
+    (directory / "counter_1.db").hardlink_to(opened / "counter_1.db")  # being put back
+    assert jobs(collector) == expected
+    assert collector.fold()
+    assert jobs(collector) == expected
+    assert not collector.fold()
+    assert sorted(p.name for p in (directory / RETIRED).iterdir()) == ["base", "open-1"]
+
+
+def test_live_gauges_count_in_the_flat_directory_only(directory: Path) -> None:
+    gauge = render_shard([(key("jobs_now", "jobs_now"), 3.0, 0.0)])
+    (directory / "gauge_livesum_1.db").write_bytes(gauge)
+    (directory / "gauge_sum_1.db").write_bytes(render_shard([(key("jobs_all", "jobs_all"), 2, 0)]))
+    collector = open_collector(directory)
+    assert jobs(collector) == {"jobs_now": 3, "jobs_all": 2}
+    claim(directory, 1, "gauge_livesum_1.db", "gauge_sum_1.db")
+    assert jobs(collector) == {"jobs_all": 2}
+    assert collector.fold()
+    assert jobs(collector) == {"jobs_all": 2}
+
+
+def test_a_removed_shard_keeps_its_values_and_is_folded_when_its_process_is_dead(
+    directory: Path,
 ) -> None:
-    write(directory, 3)
-    (directory / "counter_4711.db").touch()
-    (directory / "counter_4712.db").write_bytes(b"\0" * 65536)
-    assert b'shop_sales_total{item="tea"} 3.0' in open_collector(directory).render("").body
-    assert caplog.records == []
+    write_counter(directory / f"counter_{NOBODY}.db", 3)
+    write_counter(directory / f"counter_{os.getpid()}.db", 4)
+    write_counter(directory / "counter_1.db", 1)
+    collector = open_collector(directory)
+    expected = {'jobs_total{reason="0"}': 8.0}
+    assert jobs(collector) == expected
+    for pid in (NOBODY, os.getpid()):
+        (directory / f"counter_{pid}.db").unlink()
+    assert jobs(collector) == expected
+    claim(directory, 1, "counter_1.db")
+    assert collector.fold()
+    assert jobs(collector) == expected
+    base = read_base(directory / RETIRED)
+    assert list(base.sections["counter", "", 0].values()) == [(4.0, 0.0)]
 
 
-def test_a_shard_that_vanishes_while_it_is_read_costs_the_others_nothing(
-    directory: Path, caplog: pytest.LogCaptureFixture
+# -- Folding -----------------------------------------------------------------------------------
+
+
+def test_a_folded_shard_counts_with_its_last_good_value(directory: Path) -> None:
+    path = directory / "counter_1.db"
+    write_counter(path, 5)
+    collector = open_collector(directory)
+    assert jobs(collector) == {'jobs_total{reason="0"}': 5}
+    write_counter(path, 2)
+    claim(directory, 1, "counter_1.db")
+    assert collector.fold()
+    assert jobs(collector) == {'jobs_total{reason="0"}': 5}
+    kept = [p.name for p in (directory / RETIRED / "bad").iterdir()]
+    assert kept == ["1.claim-1.fell.counter_1.db"]
+
+
+def test_a_full_disk_keeps_the_claims_readable(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(directory, 3)
-    vanishing = directory / f"counter_{write(directory, 4)}.db"
+    write_counter(directory / "counter_1.db", 5)
+    claim(directory, 1, "counter_1.db")
+    collector = open_collector(directory)
 
-    def merge(paths: Sequence[Path]) -> Iterable[Metric]:
-        vanishing.unlink(missing_ok=True)
-        return stock_merge(paths)
+    def refuse(_descriptor: int, _data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    collector = StockCollector(directory, merge=merge, choose_encoder=choose_encoder)
-    assert b'shop_sales_total{item="tea"} 3.0' in collector.render("").body
-    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    with monkeypatch.context() as full:
+        full.setattr("telemetry.fold.os.write", refuse)
+        assert not collector.fold()
+    assert jobs(collector) == {'jobs_total{reason="0"}': 5}
+    assert collector.fold()
+    assert jobs(collector) == {'jobs_total{reason="0"}': 5}
 
 
-def test_a_shard_that_vanishes_while_another_is_sought_out_is_no_defect(
-    directory: Path, caplog: pytest.LogCaptureFixture
+def test_nothing_is_folded_past_a_shard_that_cannot_be_opened_now(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(directory, 3)
-    vanishing = directory / f"counter_{write(directory, 4)}.db"
-    (directory / "counter_2147483647.db").write_bytes(b"\xff" * 3)
+    write_counter(directory / "counter_1.db", 5)
+    claim(directory, 1, "counter_1.db")
+    collector = open_collector(directory)
 
-    def merge(paths: Sequence[Path]) -> Iterable[Metric]:
-        if paths == [vanishing]:
-            vanishing.unlink(missing_ok=True)
-        return stock_merge(paths)
+    def starve(path: Path) -> int:
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
 
-    collector = StockCollector(directory, merge=merge, choose_encoder=choose_encoder)
-    assert b'shop_sales_total{item="tea"} 3.0' in collector.render("").body
-    assert ["counter_2147483647.db" in record.getMessage() for record in caplog.records] == [True]
+    with monkeypatch.context() as starved:
+        starved.setattr("telemetry.readings.open_shard", starve)
+        assert not collector.fold()
+        assert reasons(collector) == {"io": 1}
+    assert collector.fold()
+    assert jobs(collector) == {'jobs_total{reason="0"}': 5}
 
 
-def stock_merge(paths: Sequence[Path]) -> Iterable[Metric]:
-    merged: Iterable[Metric] = MultiProcessCollector.merge(paths)  # type: ignore[no-untyped-call]
-    return merged
+def test_another_collector_takes_over_what_was_folded(directory: Path) -> None:
+    write_counter(directory / "counter_1.db", 5)
+    claim(directory, 3, "counter_1.db")
+    collector = open_collector(directory)
+    assert collector.fold()
+    with pytest.raises(RetiredHeldError):
+        open_collector(directory)
+    collector.close()
+    again = open_collector(directory)
+    assert jobs(again) == {'jobs_total{reason="0"}': 5}
+    assert again.describe()["base_claim"] == 3
+
+
+def test_an_unreadable_base_is_set_aside(directory: Path) -> None:
+    (directory / RETIRED).mkdir()
+    (directory / RETIRED / "base").write_bytes(b"garbage")
+    write_counter(directory / "counter_1.db", 5)
+    assert jobs(open_collector(directory)) == {'jobs_total{reason="0"}': 5}
+    assert (directory / RETIRED / "bad" / "1.base").read_bytes() == b"garbage"
+
+
+def test_nobody_folds_what_another_folds(directory: Path) -> None:
+    descriptor = lock_retired(directory)
+    assert descriptor is not None
+    with pytest.raises(RetiredHeldError):
+        open_collector(directory)
+    os.close(descriptor)
+
+
+def test_shards_without_a_descriptor_of_their_own_are_read_as_well(directory: Path) -> None:
+    for pid in range(1, 6):
+        write_counter(directory / f"counter_{pid}.db", pid)
+    collector = open_collector(directory, descriptor_limit=2)
+    assert jobs(collector) == {'jobs_total{reason="0"}': 15}
+    write_counter(directory / "counter_5.db", 6, 1)
+    assert jobs(collector) == {'jobs_total{reason="0"}': 16, 'jobs_total{reason="1"}': 1}
+    claim(directory, 1, "counter_5.db", "counter_1.db")
+    assert jobs(collector) == {'jobs_total{reason="0"}': 16, 'jobs_total{reason="1"}': 1}
+    assert collector.fold()
+    assert jobs(collector) == {'jobs_total{reason="0"}': 16, 'jobs_total{reason="1"}': 1}
+
+
+# -- Flights -------------------------------------------------------------------------------------
 
 
 class CountedLock:
@@ -212,14 +501,19 @@ def test_a_run_that_fails_fails_only_for_its_own_caller() -> None:
     assert flight.call() == 2
 
 
-def test_one_merge_is_encoded_once_for_each_format() -> None:
+def test_one_merge_is_encoded_once_for_each_format(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[str] = []
-    merge = Merge([])
-    for content_type in ("text/a", "text/b", "text/a"):
+    exposition = Exposition()
 
-        def encode(_: Merge, content_type: str = content_type) -> bytes:
-            encoded.append(content_type)
-            return content_type.encode()
+    def render(chosen: Format, *_: Iterable[object]) -> Page:
+        encoded.append(chosen.content_type)
+        return Page(chosen.content_type, b"")
 
-        assert merge.render(encode, content_type) == Page(content_type, content_type.encode())
-    assert encoded == ["text/a", "text/b"]
+    monkeypatch.setattr(exposition, "render", render)
+    merge = Merge(add_up(build_plan([], None)), [])
+    for accept in ("text/plain", "application/openmetrics-text", "text/html"):
+        merge.render(exposition, accept)
+    assert [text.partition(";")[0] for text in encoded] == [
+        "text/plain",
+        "application/openmetrics-text",
+    ]

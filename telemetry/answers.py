@@ -1,0 +1,51 @@
+"""What metricsd asks of a collector, and the collector that has nothing to say.
+
+It imports nothing that can be missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+_PLAIN_TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A rendered page and its Content-Type."""
+
+    content_type: str
+    body: bytes
+
+
+class Collector(Protocol):
+    """What metricsd asks for a page; whatever renders may stand behind it."""
+
+    def render(self, accept_header: str) -> Page:
+        """Render the present state as the Accept header of a request wishes."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Give the collector's part of the health document, as of the last scrape."""
+        ...
+
+    def fold(self) -> bool:
+        """Fold what can be folded; tell whether there was anything."""
+        ...
+
+
+class EmptyCollector:
+    """The page of a metricsd without prometheus_client: empty, so that the target stays up."""
+
+    def render(self, accept_header: str) -> Page:  # noqa: ARG002  the interface's
+        """Render the empty page, whatever the client accepts."""
+        return Page(_PLAIN_TEXT, b"")
+
+    def describe(self) -> dict[str, Any]:
+        """Say nothing."""
+        return {}
+
+    def fold(self) -> bool:
+        """Fold nothing."""
+        return False
