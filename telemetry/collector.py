@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from telemetry import own_metrics
 from telemetry.base import Base, BaseError, absorb_all
-from telemetry.families import Totals, add_up, build_base_groups, build_plan
+from telemetry.families import OWN_MODES, Totals, add_up, build_base_groups, build_plan
 from telemetry.fold import (
     BASE,
     Claim,
@@ -32,7 +32,7 @@ from telemetry.fold import (
 )
 from telemetry.page import Exposition
 from telemetry.readings import Placed, Readings
-from telemetry.shards import RETIRED, Defect, list_directory
+from telemetry.shards import NOTHING, RETIRED, Defect, Listing, list_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -113,6 +113,7 @@ class Merge:
 class _Listed:
     """One listing of the directory: its shards in order, its claims, and what is wrong in it."""
 
+    flat: Listing
     placed: list[Placed]
     claims: list[Claim]
     defects: Counter[Defect]
@@ -140,8 +141,9 @@ class ShardCollector:
         self._base = Base()
         self._base_groups: dict[Section, Group] = {}
         self._plan: Plan | None = None
+        self._planned_at: tuple[object, ...] = ()
         self._planned_for: tuple[object, ...] = ()
-        self._listed = _Listed([], [], Counter())
+        self._listed = _Listed(NOTHING, [], [], Counter())
         self._exposition = Exposition()
         self._supervisor = own_metrics.SupervisorPart(supervisor)
         self._turn = threading.Lock()  # whoever reads, or changes what is read
@@ -207,6 +209,8 @@ class ShardCollector:
                 self._complain("list", f"cannot list the shards: {error}")
                 break
             self._complain("list", "")
+            if listed is self._listed:
+                break
             if attempt == 0 and self._readings.find_missing(listed.placed):
                 continue  # it may have been put back between two listings
             try:
@@ -220,30 +224,36 @@ class ShardCollector:
 
     def _list(self) -> _Listed:
         # In this order: a shard moves from the flat directory into a claim, and is seen in one.
-        flat = list_directory(self._directory)
+        former, refused = self._listed, self._readings.refused
+        flat = list_directory(self._directory, former.flat)
         claims = [
             claim
             for claim in list_claims(self._retired)
             if claim.number is None or claim.number > self._base.claim
         ]
+        if flat is former.flat and not claims and not former.claims and not refused:
+            return former
         defects = Counter(defect for _, defect in flat.defects)
         placed = [Placed(shard, None) for shard in flat.shards]
         for claim in claims:
             placed += [Placed(shard, claim.number or 0) for shard in claim.shards]
             defects.update(defect for _, defect in claim.defects)
-        return _Listed(placed, claims, defects)
+        return _Listed(flat, placed, claims, defects)
 
     def _find_plan(self) -> Plan:
         """Find what adds up with what; decided anew only when the series have changed."""
-        groups = [group for group in self._readings.groups.values() if group.keys]
-        first = {group: min(source.order for source in group.sources) for group in groups}
-        ordered = [*self._base_groups.values(), *sorted(groups, key=first.__getitem__)]
-        wanted: tuple[object, ...] = tuple(map(id, ordered))
-        if any(group.mode in {"all", "liveall"} for group in ordered):
-            wanted += (self._readings.version,)
-        if self._plan is None or wanted != self._planned_for:
-            self._plan, self._planned_for = build_plan(ordered, self._policy), wanted
-            self._note_violations(self._plan)
+        seen = (self._readings.version, *self._base_groups.values())
+        if self._plan is None or seen != self._planned_at:
+            groups = [group for group in self._readings.groups.values() if group.keys]
+            first = {group: min(source.order for source in group.sources) for group in groups}
+            ordered = [*self._base_groups.values(), *sorted(groups, key=first.__getitem__)]
+            # A process's own gauges depend on who there is, all others on which groups there are.
+            own = any(group.mode in OWN_MODES for group in ordered) or self._violations
+            wanted = (seen if own else (), *ordered)
+            if self._plan is None or wanted != self._planned_for:
+                self._plan, self._planned_for = build_plan(ordered, self._policy), wanted
+                self._note_violations(self._plan)
+            self._planned_at = seen
         return self._plan
 
     def _note_violations(self, plan: Plan) -> None:

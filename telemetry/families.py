@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from telemetry.base import Base, Section
     from telemetry.policy import LabelPolicy
+    from telemetry.readings import Order
     from telemetry.shards import Key
 
     Floats: TypeAlias = NDArray[np.float64]
@@ -34,11 +35,9 @@ Labels: TypeAlias = tuple[tuple[str, str], ...]
 _Series: TypeAlias = tuple[str, str, Labels, float | None]
 
 # Gauges that every process has for itself, told apart by a label `pid`.
-_OWN_MODES: Final = frozenset({"all", "liveall"})
-# A source's place among the sources: of two, the later one in a file order.
-_Order: TypeAlias = tuple[bool, int, str]
+OWN_MODES: Final = frozenset({"all", "liveall"})
 # The time, the source's place and the value of the most recent setting so far.
-_Recent: TypeAlias = tuple[float, _Order, float]
+_Recent: TypeAlias = "tuple[float, Order, float]"
 # Before every claim.
 _BASE_ORDER: Final = -1
 
@@ -183,7 +182,7 @@ class _Builder:
             columns = self._choose_columns(group)
             if not columns:
                 continue
-            if group.mode in _OWN_MODES:
+            if group.mode in OWN_MODES:
                 own.append((group, columns))
                 continue
             slots = [self._find_slot(_find_series(group, group.keys[c])) for c in columns]

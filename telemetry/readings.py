@@ -51,6 +51,8 @@ _PAIR_READINGS: Final = 8
 _KEYS_SLACK: Final = 10_000
 
 
+# A source's place among the sources: of two with the same series, the later one has the last word.
+Order: TypeAlias = tuple[bool, int, str]
 # Kind, gauge mode and keys: what a group and a layout go by.
 Name: TypeAlias = tuple[str, str, tuple[bytes, ...]]
 
@@ -184,17 +186,18 @@ class Source:
     layout: Layout | None = None
     group: Group | None = None
     row: int = 0
+    end: int = HEADER_BYTES  # the bytes that have been parsed
     listed: bool = True  # False: no directory holds it any more
+    order: Order = field(init=False)
 
-    @property
-    def end(self) -> int:
-        """The bytes that have been parsed."""
-        return HEADER_BYTES if self.layout is None else self.layout.end
+    def __post_init__(self) -> None:
+        """Find its place among the sources."""
+        self.place(self.shard, self.claim)
 
-    @property
-    def order(self) -> tuple[bool, int, str]:
-        """Its place among the sources: claims by number, then the flat directory, by name."""
-        return self.claim is None, self.claim or 0, self.shard.path.name
+    def place(self, shard: Shard, claim: int | None) -> None:
+        """Note where it lies now: claims come first, by number, then what is flat, by name."""
+        self.shard, self.claim, self.listed = shard, claim, True
+        self.order = claim is None, claim or 0, shard.path.name
 
 
 class Readings:
@@ -244,8 +247,8 @@ class Readings:
                 except OSError:
                     refused[shard.inode] = shard, Defect.IO
                     self.starved = True
-            elif source.claim != claim or source.shard.path != shard.path or not source.listed:
-                source.shard, source.claim, source.listed = shard, claim, True
+            elif source.shard is not shard or source.claim != claim or not source.listed:
+                source.place(shard, claim)
                 self.version += 1
         self._refused = refused
         if len(present) - len(refused) != len(self.sources):
@@ -351,21 +354,22 @@ class Readings:
         silent: set[int] = set()
         stride = block.shape[1] * _WORD
         room = block.data.cast("B")
+        at, preadv = 0, os.preadv
         for row, source in enumerate(sources):
-            at, end = row * stride, source.end
+            end = source.end
             try:
-                got = _read_into(source, room[at : at + end])
-            except ShardError as error:
-                self._note(source, error.defect)
+                if source.descriptor is not None:
+                    got = preadv(source.descriptor, (room[at : at + end],), 0)
+                else:
+                    got = _read_anew(source, room[at : at + end])
+            except (OSError, ShardError) as error:
+                self._note(source, error.defect if isinstance(error, ShardError) else Defect.IO)
                 silent.add(row)
-                continue
-            except OSError:
-                self._note(source, Defect.IO)
-                silent.add(row)
-                continue
-            if got != end:
-                self._note(source, Defect.TRUNCATED)
-                silent.add(row)
+            else:
+                if got != end:
+                    self._note(source, Defect.TRUNCATED)
+                    silent.add(row)
+            at += stride
         return silent
 
     def _settle(
@@ -521,7 +525,7 @@ class Readings:
         self._leave_group(source)
         group = layout.group
         self.groups[group.kind, group.mode, group.raw] = group
-        source.layout = layout
+        source.layout, source.end = layout, layout.end
         if not layout.whole:
             self._partial.add(source.shard.inode)
         words = np.frombuffer(data[: layout.end], dtype=np.float64)
@@ -630,14 +634,9 @@ def _read_used(descriptor: int) -> bytes:
     return data[:used] if used else data
 
 
-def _read_into(source: Source, room: memoryview) -> int:
-    """Fill the room from the beginning of a source's file; return how many bytes came."""
-    if source.descriptor is not None:
-        return os.preadv(source.descriptor, [room], 0)
-    try:
-        descriptor = open_shard(source.shard.path)
-    except FileNotFoundError as error:
-        raise ShardError(Defect.IO, "it has gone") from error
+def _read_anew(source: Source, room: memoryview) -> int:
+    """Open a source's file to fill the room from its beginning; return how many bytes came."""
+    descriptor = open_shard(source.shard.path)
     try:
         if os.fstat(descriptor).st_ino != source.shard.inode:
             raise ShardError(Defect.IO, "another file has its name")

@@ -31,12 +31,14 @@ from telemetry.shard_format import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 # This is the door to the format, too.
 __all__ = [
     "GAUGE_MODES",
     "HEADER_BYTES",
+    "NOTHING",
     "RETIRED",
     "SHARD_PREFIXES",
     "Defect",
@@ -88,8 +90,16 @@ class Shard:
 class Listing:
     """What lies in a shard directory: the shards by name, and what looks like one by name."""
 
-    shards: tuple[Shard, ...]
+    by_name: Mapping[str, Shard]
     defects: tuple[tuple[str, Defect], ...]
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """The shards, in the order of their names."""
+        return tuple(self.by_name.values())
+
+
+NOTHING: Final = Listing({}, ())
 
 
 class ShardError(Exception):
@@ -103,25 +113,35 @@ class ShardError(Exception):
 # -- Listing --------------------------------------------------------------------------------------
 
 
-def list_directory(directory: Path) -> Listing:
+def list_directory(directory: Path, former: Listing = NOTHING) -> Listing:
     """List a directory's shards by name, and what is no shard but called like one.
 
-    Raises OSError when it is missing or cannot be listed.
+    Against a `former` listing of it only what is new costs anything; that listing itself is
+    given back when nothing has changed. Raises OSError when the directory is missing or cannot
+    be listed.
     """
-    found: dict[str, tuple[str, str, int, int]] = {}
+    known = former.by_name
+    kept: dict[str, Shard] = {}
+    fresh: dict[str, Shard] = {}
     defects = []
     with os.scandir(directory) as entries:
         for entry in entries:
-            parsed = parse_shard_name(entry.name)
-            if parsed is None:
-                if ".db" in entry.name:
-                    defects.append((entry.name, Defect.NAME))
+            name, inode = entry.name, entry.inode()
+            shard = known.get(name)
+            if shard is not None and shard.inode == inode:
+                kept[name] = shard
+            elif (parsed := parse_shard_name(name)) is None:
+                if ".db" in name:
+                    defects.append((name, Defect.NAME))
             elif entry.is_file(follow_symlinks=False):
-                found[entry.name] = (*parsed, entry.inode())
+                fresh[name] = Shard(directory / name, *parsed, inode)
             else:
-                defects.append((entry.name, Defect.IRREGULAR))
-    shards = tuple(Shard(directory / name, *found[name]) for name in sorted(found))
-    return Listing(shards, tuple(sorted(defects)))
+                defects.append((name, Defect.IRREGULAR))
+    defects.sort()
+    if not fresh and len(kept) == len(known) and tuple(defects) == former.defects:
+        return former
+    found = kept | fresh
+    return Listing({name: found[name] for name in sorted(found)}, tuple(defects))
 
 
 def list_shards(directory: Path) -> tuple[Shard, ...]:
