@@ -97,6 +97,23 @@ class Exited:
 
 
 @dataclass(frozen=True, slots=True)
+class Claimed:
+    """The shards of the zombie leader are claimed, or it has none."""
+
+    name: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimFailed:
+    """The shards of the zombie leader could not be claimed this time."""
+
+    name: str
+    incarnation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class GroupGone:
     """Nobody but the zombie leader is left of the group."""
 
@@ -120,7 +137,9 @@ class DeadlinePassed:
     name: str
 
 
-ChildEvent: TypeAlias = Spawned | SpawnFailed | Ready | Unhealthy | Exited | GroupGone | Reaped
+ChildEvent: TypeAlias = (
+    Spawned | SpawnFailed | Ready | Unhealthy | Exited | Claimed | ClaimFailed | GroupGone | Reaped
+)
 ProcessEvent: TypeAlias = Start | Stop | Restart | Kill | DeadlinePassed | ChildEvent
 
 
@@ -181,8 +200,8 @@ class SignalGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class MarkDead:
-    """Mark the leader's pid dead in the shard directory, while the zombie still pins it."""
+class Claim:
+    """Claim the leader's shards while the zombie pins its pid; answered by Claimed, ClaimFailed."""
 
     name: str
     incarnation: int
@@ -207,4 +226,4 @@ class Finish:
     """Nothing runs any more: give back the port, and leave nothing behind."""
 
 
-Action: TypeAlias = Spawn | SignalGroup | MarkDead | Reap | Drain | Finish
+Action: TypeAlias = Spawn | SignalGroup | Claim | Reap | Drain | Finish

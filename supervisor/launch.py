@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from supervisor.claims import bury
 from supervisor.config import SUPERVISOR
 from supervisor.control import parse_response, render_error, render_result
 from supervisor.errors import PortHeldError, PtsupError, SupervisorDeadError, UsageError
@@ -26,7 +27,6 @@ from supervisor.orphans import find_survivors
 from supervisor.port import take_port
 from supervisor.serve import Server
 from supervisor.status import describe
-from telemetry.claim import mark_dead
 from telemetry.clearing import clear_and_say, find_clear_refusal, prepare, render_lock_holder
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def take_over(config: Config, run_dir: RunDir) -> Taken:
                 "give each stack a directory of its own with --multiproc-dir",
             )
         if crashed:
-            _bury(crashed, config)
+            bury(directory)
         else:
             clear_and_say(directory, log.warning)
         run_dir.clean()
@@ -99,13 +99,6 @@ def _refuse_orphans(states: dict[str, dict[str, Any]]) -> None:
             f"cannot start: the last supervisor died and left running: {names}",
             "`ptsup stop` ends them; then start again",
         )
-
-
-def _bury(states: dict[str, dict[str, Any]], config: Config) -> None:
-    """Mark dead whom a crashed supervisor no longer could. Totals of a crash are not cleared."""
-    for state in states.values():
-        if isinstance(pid := state.get("pid"), int):
-            mark_dead(config.multiproc_dir, pid)
 
 
 # -- Running ------------------------------------------------------------------------------------

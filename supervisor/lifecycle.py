@@ -17,11 +17,13 @@ from supervisor.config import Policy, RestartWhen
 from supervisor.events import (
     Action,
     ChildEvent,
+    Claim,
+    Claimed,
+    ClaimFailed,
     DeadlinePassed,
     Exited,
     GroupGone,
     Kill,
-    MarkDead,
     ProcessEvent,
     Ready,
     Reap,
@@ -41,6 +43,10 @@ if TYPE_CHECKING:
 
 # A process that does not die of KILL waits in the kernel, or forked while it was dying.
 KILL_AGAIN_SECONDS: Final = 1.0
+# A full or read-only disk may be neither in a moment; a second later the pid is worth more
+# than its shards, which stay where they are and still count.
+CLAIM_AGAIN_SECONDS: Final = 0.1
+CLAIM_TRIES: Final = 10
 
 
 class State(StrEnum):
@@ -86,6 +92,9 @@ class Process:
     incarnation: int = 0
     pid: int | None = None
     dead: bool = False  # the leader is a zombie that is not reaped yet
+    remains: bool = False  # and its group lives on
+    claimed: bool = False
+    claim_failures: int = 0  # of this death
     ending: Ending | None = None
     deadline: float | None = None
     started_at: float | None = None
@@ -180,8 +189,9 @@ def _run(process: Process, now: float) -> Decision:
 
 
 def _signal(process: Process, number: signal.Signals) -> tuple[Action, ...]:
-    # Between Spawn and Spawned there is no pid yet; _note_spawned_late makes up for it.
-    if process.pid is None:
+    # Between Spawn and Spawned there is no pid yet; _note_spawned_late makes up for it. And a
+    # zombie that only waits for its claim hears nothing.
+    if process.pid is None or (process.dead and not process.remains):
         return ()
     return (SignalGroup(process.name, process.incarnation, number),)
 
@@ -217,7 +227,9 @@ def _kill_asked(process: Process, _event: Kill, now: float) -> Decision:
     return _kill(replace(process, target=Target.DOWN, ending=ending), now)
 
 
-def _kill_late(process: Process, _event: DeadlinePassed, now: float) -> Decision:
+def _go_on(process: Process, _event: DeadlinePassed, now: float) -> Decision:
+    if process.dead and not process.remains:
+        return _claim(process, now)
     return _kill(process, now)
 
 
@@ -259,36 +271,71 @@ def _note_spawned_late(process: Process, event: Spawned, now: float) -> Decision
 
 
 def _note_exited(process: Process, event: Exited, now: float) -> Decision:
-    """Peek is done: mark dead; TERM what is left of the group; reap only when nothing is."""
-    assert process.pid is not None
+    """Peek is done: claim; TERM what is left of the group; reap only when nothing is."""
     after = replace(
         process,
         dead=True,
+        remains=event.remains,
         ended_at=now,
         returncode=event.returncode,
         ending=process.ending or Ending.BY_ITSELF,
     )
-    mark = MarkDead(process.name, process.incarnation, process.pid)
     on_the_way_out = process.state in {State.STOPPING, State.KILLING}
     if not event.remains:
-        state = process.state if on_the_way_out else State.STOPPING
-        after = replace(after, state=state, deadline=None)
-        return after, (mark, Reap(process.name, process.incarnation))
+        return _claim(after if on_the_way_out else replace(after, state=State.STOPPING), now)
     if on_the_way_out:  # TERM or KILL went to the whole group already
-        return after, (mark,)
+        return after, (_build_claim(after),)
     after, actions = _term(after, process.policy.stop_timeout_seconds, now)
-    return after, (mark, *actions)
+    return after, (_build_claim(after), *actions)
 
 
-def _reap(process: Process, _event: GroupGone, _now: float) -> Decision:
-    if not process.dead:
+def _claim(process: Process, now: float) -> Decision:
+    """Claim once more; the deadline is free for it when nobody is left to be killed."""
+    return replace(process, deadline=now + CLAIM_AGAIN_SECONDS), (_build_claim(process),)
+
+
+def _build_claim(process: Process) -> Claim:
+    assert process.pid is not None
+    return Claim(process.name, process.incarnation, process.pid)
+
+
+def _note_claimed(process: Process, _event: Claimed, _now: float) -> Decision:
+    return _reap_if_over(replace(process, claimed=True))
+
+
+def _note_claim_failed(process: Process, _event: ClaimFailed, _now: float) -> Decision:
+    failures = process.claim_failures + 1
+    return _reap_if_over(replace(process, claim_failures=failures))
+
+
+def _note_group_gone(process: Process, _event: GroupGone, now: float) -> Decision:
+    if not process.remains:
+        return process, ()
+    alone = replace(process, remains=False)
+    return _reap_if_over(alone) if _is_claim_over(alone) else _claim(alone, now)
+
+
+def _reap_if_over(process: Process) -> Decision:
+    if not process.dead or process.remains or not _is_claim_over(process):
         return process, ()
     return replace(process, deadline=None), (Reap(process.name, process.incarnation),)
 
 
+def _is_claim_over(process: Process) -> bool:
+    return process.claimed or process.claim_failures >= CLAIM_TRIES
+
+
 def _settle(process: Process, event: Reaped, now: float) -> Decision:
     gone = replace(
-        process, pid=None, dead=False, deadline=None, returncode=event.returncode, ending=None
+        process,
+        pid=None,
+        dead=False,
+        remains=False,
+        claimed=False,
+        claim_failures=0,
+        deadline=None,
+        returncode=event.returncode,
+        ending=None,
     )
     if process.ending is Ending.ASKED:
         if process.target is Target.UP:
@@ -376,7 +423,9 @@ _ON_ITS_WAY_OUT: Final[Mapping[type[ProcessEvent], Transition]] = {
     Spawned: Transition(_note_spawned_late, ()),
     SpawnFailed: Transition(_note_spawn_failed_late, (State.STOPPED, State.BACKOFF, State.FATAL)),
     Exited: Transition(_note_exited, ()),
-    GroupGone: Transition(_reap, ()),
+    Claimed: Transition(_note_claimed, ()),
+    ClaimFailed: Transition(_note_claim_failed, ()),
+    GroupGone: Transition(_note_group_gone, ()),
     Reaped: Transition(_settle, _AFTER_REAP),
 }
 _NOTHING_LIVES: Final[Mapping[type[ProcessEvent], Transition]] = {
@@ -411,13 +460,13 @@ TRANSITIONS: Final[Mapping[State, Mapping[type[ProcessEvent], Transition]]] = {
         **_ON_ITS_WAY_OUT,
         Stop: Transition(_hurry, ()),
         Kill: Transition(_kill_asked, (State.KILLING,)),
-        DeadlinePassed: Transition(_kill_late, (State.KILLING,)),
+        DeadlinePassed: Transition(_go_on, (State.STOPPING, State.KILLING)),
     },
     State.KILLING: {
         **_ON_ITS_WAY_OUT,
         Stop: Transition(_want_down, ()),
         Kill: Transition(_kill_asked, ()),
-        DeadlinePassed: Transition(_kill_late, ()),
+        DeadlinePassed: Transition(_go_on, ()),
     },
     State.BACKOFF: {
         Start: Transition(_start, (State.STARTING,)),

@@ -22,19 +22,22 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 import supervisor
 from supervisor import kernel, spawn
 from supervisor.admission import Admitted, check_gates
+from supervisor.claims import Claims
 from supervisor.config import METRICSD, SUPERVISOR
 from supervisor.environ import build_metricsd_environment
 from supervisor.errors import GateError, PtsupError
 from supervisor.events import (
     Action,
     Add,
+    Claim,
+    Claimed,
+    ClaimFailed,
     Drain,
     Event,
     Exited,
     Finish,
     GroupGone,
     KillAll,
-    MarkDead,
     Reap,
     Reaped,
     SignalGroup,
@@ -44,12 +47,12 @@ from supervisor.events import (
     Start,
     Tick,
 )
+from supervisor.exposition import render_exposition
 from supervisor.fleet import Fleet, Phase, build_fleet, is_opened, step
-from supervisor.lifecycle import Process, State
+from supervisor.lifecycle import CLAIM_TRIES, Process, State
 from supervisor.logs import read_tail
 from supervisor.probe import Prober
 from supervisor.status import build_state, describe, is_news, render_process
-from telemetry.claim import mark_dead
 from telemetry.clearing import clear_and_say
 
 if TYPE_CHECKING:
@@ -69,6 +72,8 @@ LOOK_AGAIN_SECONDS: Final = 0.1
 ESCAPED_SECONDS: Final = 0.5
 # A hint may get lost; the truth is looked at anyway.
 LOOK_ANYWAY_SECONDS: Final = 5.0
+# However much happens, our part of the page is written at most so often.
+PUBLISH_SECONDS: Final = 0.25
 PACKAGE_ROOT: Final = Path(supervisor.__file__).resolve().parent.parent
 
 
@@ -83,6 +88,7 @@ class Loop:
     keep_shards: bool = False
     fleet: Fleet = field(init=False)
     prober: Prober = field(init=False)
+    claims: Claims = field(init=False)
     members: dict[str, Admitted] = field(default_factory=dict)
     error: PtsupError | None = None
 
@@ -90,6 +96,7 @@ class Loop:
     _nonces: dict[str, str] = field(default_factory=dict)
     _identities: dict[str, str | None] = field(default_factory=dict)
     _dead: set[str] = field(default_factory=set)  # zombies, peeked at and not reaped yet
+    _strangers: dict[int, int] = field(default_factory=dict)  # zombies too: their failed claims
     _inbox: deque[Event] = field(default_factory=deque)
     _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
     _inherited: set[int] = field(default_factory=set)
@@ -97,6 +104,9 @@ class Loop:
     _looked_at: float = 0.0
     _waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _published: str = ""
+    _publishing_failed: bool = False
 
     def __post_init__(self) -> None:
         """Begin with a fleet of metricsd alone; sessions are added."""
@@ -107,6 +117,11 @@ class Loop:
             find_metricsd=lambda: self.fleet.metricsd,
             post=self.post,
         )
+        self.claims = Claims(
+            directory=self.config.multiproc_dir,
+            find_own=self._find_own,
+            note_change=self._news.set,
+        )
 
     # -- The loop itself ----------------------------------------------------------------------
 
@@ -115,9 +130,12 @@ class Loop:
         self._inherited = kernel.find_children()  # of a shell that became us by exec
         kernel.become_subreaper()
         self._write_own_state()
+        self._publish()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._hint)
         self.background(self.prober.run())
+        self.background(self.claims.run())
+        self.background(self._keep_published())
         self.background(self._open())
         self.post(Start(METRICSD))
         try:
@@ -175,7 +193,7 @@ class Loop:
         events = list(self._inbox)
         self._inbox.clear()
         now = time.monotonic()
-        if self._look or self._dead or now - self._looked_at >= LOOK_ANYWAY_SECONDS:
+        if self._look or self._waits_for_the_dead or now - self._looked_at >= LOOK_ANYWAY_SECONDS:
             self._look, self._looked_at = False, now
             try:
                 events += self._find_exits()
@@ -184,8 +202,12 @@ class Loop:
                 log.warning("cannot look for exits: %s", error)
         return [*events, Tick()]
 
+    @property
+    def _waits_for_the_dead(self) -> bool:
+        return bool(self._dead or self._strangers)
+
     def _find_timeout_seconds(self) -> float:
-        timeout = LOOK_AGAIN_SECONDS if self._dead else LOOK_ANYWAY_SECONDS
+        timeout = LOOK_AGAIN_SECONDS if self._waits_for_the_dead else LOOK_ANYWAY_SECONDS
         if self.fleet.deadline is not None:
             timeout = min(timeout, self.fleet.deadline - time.monotonic())
         return max(0.0, timeout)
@@ -214,13 +236,17 @@ class Loop:
                 yield self._spawn(name, incarnation)
             case SignalGroup(name, _, number):
                 spawn.signal_group(self._children[name], number)
-            case MarkDead(name, _, pid):
-                self._mark_dead(name, pid)
+            case Claim(name, incarnation, pid):
+                reason = self.claims.claim(name, pid)
+                if reason is None:
+                    yield Claimed(name, incarnation)
+                else:
+                    yield ClaimFailed(name, incarnation, reason)
             case Reap(name, incarnation):
                 self._dead.discard(name)
                 yield Reaped(name, incarnation, spawn.reap(self._children.pop(name)))
             case Drain():
-                self.background(self.prober.drain())
+                self.background(self._drain())
             case Finish():
                 self._clean()
             case _:
@@ -288,10 +314,10 @@ class Loop:
             pass_fds=(descriptor,),
         )
 
-    # -- Dying: peek, mark dead, reap -----------------------------------------------------------
+    # -- Dying: peek, claim, reap -----------------------------------------------------------------
 
     def _find_exits(self) -> list[Event]:
-        """Peek at every child; a zombie stays one until its group is gone and it is marked."""
+        """Peek at every child; a zombie stays one until its group is gone and it is claimed."""
         fresh = {
             child.name: found
             for child in self._children.values()
@@ -313,35 +339,49 @@ class Loop:
         return events
 
     def _reap_strangers(self) -> None:
-        """Reap the dead among the orphans that became our children, each marked dead first."""
+        """Reap the dead among the orphans that became our children, each claimed first."""
         known = {child.pid for child in self._children.values()}
         for pid in kernel.find_children() - known:
-            if kernel.peek(pid) is not None:
-                self._mark_dead("an orphan", pid)
+            if kernel.peek(pid) is not None and self._claim_stranger(pid):
                 spawn.reap_stranger(pid)
 
-    def _end_escaped(self) -> None:
+    def _claim_stranger(self, pid: int) -> bool:
+        """Claim an orphan's shards; false while that is to be tried again, at the next look."""
+        failures = self._strangers.pop(pid, 0)
+        if self.claims.claim("an orphan", pid) is None or failures + 1 >= CLAIM_TRIES:
+            return True
+        self._strangers[pid] = failures + 1
+        return False
+
+    def _find_own(self) -> set[int]:
+        """Find the children that are not reaped yet, orphans that became ours among them."""
+        return {child.pid for child in self._children.values()} | kernel.find_children()
+
+    def _end_escaped(self) -> Iterator[None]:
         """End who left the group of its session, and became ours when its parent died.
 
-        Nothing else runs any more, so this may wait.
+        Yields whenever there is something to wait for.
         """
+        spared = self._inherited | {child.pid for child in self._children.values()}
         for number in (signal.SIGTERM, signal.SIGKILL):
             deadline = time.monotonic() + ESCAPED_SECONDS
-            while (escaped := kernel.find_children() - self._inherited) and (
-                time.monotonic() < deadline
-            ):
+            while (escaped := kernel.find_children() - spared) and time.monotonic() < deadline:
                 for pid in escaped:
                     spawn.signal_orphan(pid, number)
-                time.sleep(LOOK_AGAIN_SECONDS)
+                yield
                 self._reap_strangers()
             if escaped and number is signal.SIGTERM:
                 log.warning("kill what escaped its session's group: %s", sorted(escaped))
 
-    def _mark_dead(self, name: str, pid: int) -> None:
+    async def _drain(self) -> None:
+        """Let the last totals be scraped: those of everybody, wherever it hid."""
         try:
-            mark_dead(self.config.multiproc_dir, pid)
-        except Exception as error:  # noqa: BLE001 - a broken library must not end supervision
-            log.warning("cannot mark %s (pid %d) dead: %s", name, pid, error)
+            for _ in self._end_escaped():
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+        except OSError as error:
+            log.warning("cannot look for escaped workers: %s", error)
+        await self.claims.sweep()
+        await self.prober.drain()
 
     # -- Coming up --------------------------------------------------------------------------------
 
@@ -378,6 +418,8 @@ class Loop:
     # -- What is written down ----------------------------------------------------------------------
 
     def _note_changes(self, before: Fleet) -> None:
+        if self.fleet is not before:
+            self._news.set()
         for process in self.fleet.processes:
             former = before.find(process.name)
             if process is former:
@@ -420,9 +462,40 @@ class Loop:
                 "make room there, or choose another with --run-dir",
             ) from None
 
+    async def _keep_published(self) -> None:
+        """Write our part of the page when something has changed: at once, and then not often."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            self._publish()
+            await asyncio.sleep(PUBLISH_SECONDS)
+            if self._publishing_failed:
+                self._news.set()
+
+    def _publish(self) -> None:
+        if self.fleet.phase is Phase.ENDED:  # it is cleaned away already
+            return
+        text = render_exposition(
+            self.fleet,
+            self.claims.findings.values(),
+            pid=os.getpid(),
+            identity=kernel.read_identity(os.getpid()) or "unknown",
+        )
+        if text == self._published:
+            return
+        try:
+            self.run_dir.write_metrics(text)
+        except OSError as error:
+            if not self._publishing_failed:
+                log.warning("cannot write our part of the page: %s", error)
+            self._publishing_failed = True
+        else:
+            self._published, self._publishing_failed = text, False
+
     def _clean(self) -> None:
         """Leave nothing behind: the port, the shards (unless kept), the state."""
-        self._end_escaped()
+        for _ in self._end_escaped():
+            time.sleep(LOOK_AGAIN_SECONDS)  # nothing else runs any more, so this may wait
         self.listener.close()
         try:
             if not self.keep_shards:

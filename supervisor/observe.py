@@ -11,7 +11,9 @@ import psutil
 
 from supervisor.environ import SPAWN_VARIABLE
 from supervisor.status import ShardFacts
-from telemetry.shards import list_shards
+from telemetry.claim import list_unfolded
+from telemetry.processes import is_alive
+from telemetry.shards import RETIRED, list_shards
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -61,16 +63,26 @@ def count_shards(directory: Path) -> ShardFacts:
     by_pid: Counter[int] = Counter()
     size = 0
     for shard in list_shards(directory):
-        try:
-            size += shard.path.stat().st_size
-        except FileNotFoundError:  # its process was marked dead in the meantime
-            continue
-        by_pid[shard.pid] += 1
-    live = sum(count for pid, count in by_pid.items() if psutil.pid_exists(pid))
+        found = _find_bytes(shard.path)
+        if found is not None:
+            by_pid[shard.pid] += 1
+            size += found
+    claimed = [
+        found for path in list_unfolded(directory) if (found := _find_bytes(path)) is not None
+    ]
+    live = sum(count for pid, count in by_pid.items() if is_alive(pid))
     return ShardFacts(
         directory=str(directory),
         by_pid=by_pid,
         live=live,
-        retired=by_pid.total() - live,
-        bytes=size,
+        retired=by_pid.total() - live + len(claimed),
+        bytes=size + sum(claimed) + (_find_bytes(directory / RETIRED / "base") or 0),
     )
+
+
+def _find_bytes(path: Path) -> int | None:
+    """Find a file's size; None when it was claimed or folded in the meantime."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None

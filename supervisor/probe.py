@@ -25,9 +25,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("ptsup")
 
 PROBE_SECONDS: Final = 1.0  # from the start of one to the start of the next
-ANSWER_SECONDS: Final = 0.75
-# A hang is believed at the second missed probe, which follows the first at once.
-MISSED_PROBES: Final = 2
+# Who has not answered by then hangs: noticed within 2 s, whenever it began.
+ANSWER_SECONDS: Final = 0.95
+# What fails at once (a full queue, a reset) is asked again after so long.
+ASK_AGAIN_SECONDS: Final = 0.1
+# When we wake so much too late, it was we who hung (stopped, swapped out), and nobody else.
+LATE_SECONDS: Final = 0.25
+# A health document that is older says nothing about now.
+SILENT_SECONDS: Final = 3.0
 DRAIN_LIMIT_SECONDS: Final = 20.0
 DRAIN_LOOK_SECONDS: Final = 0.2
 
@@ -46,7 +51,6 @@ class Prober:
     drained: str = ""  # how the drain went, in words
     _health: dict[str, Any] = field(default_factory=dict)
     _health_at: float = 0.0
-    _missed: int = 0
     _now: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -59,6 +63,15 @@ class Prober:
         """How long ago Prometheus last scraped; None when it never has."""
         age = self._health.get("last_scrape_age_seconds")
         return None if age is None else round(age + time.monotonic() - self._health_at, 3)
+
+    @property
+    def unreadable_shards(self) -> int:
+        """How many shards metricsd cannot read; 0 when it has not said so lately."""
+        counts = self._health.get("shards_unreadable")
+        silent = time.monotonic() - self._health_at > SILENT_SECONDS
+        if silent or not isinstance(counts, dict):
+            return 0
+        return sum(count for count in counts.values() if type(count) is int and count > 0)
 
     def __post_init__(self) -> None:
         """Ask at loopback when metricsd listens on any address."""
@@ -73,7 +86,7 @@ class Prober:
         while True:
             began = time.monotonic()
             await self._probe()
-            pause = 0.0 if self._missed else began + PROBE_SECONDS - time.monotonic()
+            pause = began + PROBE_SECONDS - time.monotonic()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, pause)):
                     await self._now.wait()
@@ -84,40 +97,42 @@ class Prober:
         match metricsd.state:
             case State.STARTING:
                 # The port listens already, so the first scrape waits for metricsd to accept it.
-                self._missed = 0
                 if await probe_scrape(self.host, self.port, PROBE_SECONDS):
                     self.post(Ready(METRICSD, metricsd.incarnation))
             case State.RUNNING:
                 await self._probe_running(metricsd)
             case _:
-                self._missed = 0
+                pass
 
     async def _probe_running(self, metricsd: Process) -> None:
-        health = await probe_health(self.host, self.port, ANSWER_SECONDS)
-        if health is not None and health.get("pid") == metricsd.pid:
-            self._health, self._health_at, self._missed = health, time.monotonic(), 0
-            return
-        self._missed += 1
-        if self._missed >= MISSED_PROBES:
-            self._missed = 0
-            reason = f"did not answer {MISSED_PROBES} probes in a row"
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while (left := deadline - time.monotonic()) > 0:
+            health = await probe_health(self.host, self.port, left)
+            if health is not None and health.get("pid") == metricsd.pid:
+                self._health, self._health_at = health, time.monotonic()
+                return
+            await asyncio.sleep(max(0.0, min(ASK_AGAIN_SECONDS, deadline - time.monotonic())))
+        if time.monotonic() - deadline < LATE_SECONDS:
+            reason = f"did not answer within {ANSWER_SECONDS:g} s"
             self.post(Unhealthy(METRICSD, metricsd.incarnation, reason))
 
     async def drain(self) -> None:
         """Wait for one complete scrape by Prometheus that began after now, then say so."""
-        began = time.monotonic()
+        began = asked = time.monotonic()
         health = await probe_health(self.host, self.port, PROBE_SECONDS) or {}
         limit = self._find_drain_limit(health)
         self.drained = "nothing to wait for: no Prometheus ever scraped"
         while limit > 0:
             age, waited = health.get("last_scrape_age_seconds"), time.monotonic() - began
-            if age is not None and age < waited:
+            # The age is that of the scrape's beginning, at some moment after we asked.
+            if age is not None and age < asked - began:
                 self.drained = f"Prometheus scraped the last totals after {waited:.1f} s"
                 break
             if waited >= limit:
                 self.drained = f"no scrape by Prometheus came within {limit:g} s"
                 break
             await asyncio.sleep(min(DRAIN_LOOK_SECONDS, limit - waited))
+            asked = time.monotonic()
             health = await probe_health(self.host, self.port, PROBE_SECONDS) or {}
         log.info("drain: %s", self.drained)
         self.post(Drained())

@@ -23,6 +23,7 @@ from telemetry.directories import create_private, lock_directory
 # sockaddr_un.sun_path less its final NUL: 108 on Linux, 104 on macOS.
 _SOCKET_PATH_LIMIT: Final = 103
 _SOCKET_NAME: Final = "control.sock"
+_METRICS_NAME: Final = "metrics.prom"
 
 
 @dataclass(slots=True)
@@ -59,11 +60,12 @@ class RunDir:
         if not self.path.exists():
             return None
         for path in sorted(self.path.iterdir()):
-            if path.name not in {self.logs.name, self.states.name, _SOCKET_NAME}:
+            ours = {self.logs.name, self.states.name, _SOCKET_NAME, _METRICS_NAME}
+            if path.name not in ours and path != _find_beside(self.metrics):
                 return path.name
-        for directory, ours in ((self.logs, "*.log"), (self.states, "*.json")):
+        for directory, pattern in ((self.logs, "*.log"), (self.states, "*.json")):
             for path in sorted(directory.glob("*")):
-                if not path.match(ours) and not _is_unfinished(path):
+                if not path.match(pattern) and not _is_unfinished(path):
                     return f"{directory.name}/{path.name}"
         return None
 
@@ -97,6 +99,11 @@ class RunDir:
         return self.logs / f"{name}.log"
 
     @property
+    def metrics(self) -> Path:
+        """The supervisor's part of the page, for metricsd to read."""
+        return self.path / _METRICS_NAME
+
+    @property
     def socket(self) -> Path:
         """The control socket: inside, or where a path is short enough for the OS."""
         inside = self.path / _SOCKET_NAME
@@ -125,13 +132,19 @@ class RunDir:
 
     def write_state(self, name: str, document: dict[str, Any]) -> None:
         """Replace the state of one process; raises OSError."""
+        self._replace(self.states / f"{name}.json", json.dumps(document))
+
+    def write_metrics(self, text: str) -> None:
+        """Replace the supervisor's part of the page; raises OSError."""
+        self._replace(self.metrics, text)
+
+    def _replace(self, path: Path, text: str) -> None:
         if not self._is_ours():
             raise FileNotFoundError(errno.ENOENT, "the run directory was removed", str(self.path))
-        path = self.states / f"{name}.json"
-        beside = self.states / f".{name}.tmp"
+        beside = _find_beside(path)
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(document, file)
+            file.write(text)
         beside.replace(path)
 
     def _is_ours(self) -> bool:
@@ -171,7 +184,8 @@ class RunDir:
             for path in self.states.glob("*"):
                 if path.match("*.json") or _is_unfinished(path):
                     path.unlink(missing_ok=True)
-            self.socket.unlink(missing_ok=True)
+            for path in (self.metrics, _find_beside(self.metrics), self.socket):
+                path.unlink(missing_ok=True)
         except OSError as error:
             raise PtsupError(
                 f"cannot clean {self.path}: {error.filename}: {error.strerror}",
@@ -183,6 +197,11 @@ class RunDir:
         if self.socket.parent != self.path:
             with contextlib.suppress(OSError):
                 self.socket.parent.rmdir()
+
+
+def _find_beside(path: Path) -> Path:
+    """Where a file is written before it takes its name."""
+    return path.with_name(f".{path.stem}.tmp")
 
 
 def _is_unfinished(path: Path) -> bool:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import supervisor
@@ -132,9 +132,10 @@ class Server:
             started_at=self._started_at,
             host=loop.config.host,
             port=loop.config.port,
-            shards=shards,
+            shards=replace(shards, unreadable=loop.prober.unreadable_shards),
             last_scrape_age_seconds=loop.prober.last_scrape_age_seconds,
             usage=usage,
+            findings=tuple(loop.claims.findings.values()),
         )
         specs = {name: member.spec for name, member in loop.members.items()}
         return build_status(loop.fleet, specs, facts, lambda name: str(loop.run_dir.log(name)), now)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.config import METRICSD, SUPERVISOR
+from supervisor.drift import build_drift
 from supervisor.fleet import Phase
 from supervisor.lifecycle import Ending, Process, State
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from supervisor.config import SessionSpec
+    from supervisor.drift import Finding
     from supervisor.fleet import Fleet
 
 SCHEMA: Final = "ptsup.status/1"
@@ -26,7 +28,10 @@ _SHOWN_STOPPING: Final = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardFacts:
-    """What lies in the shard directory. `by_pid` counts the flat shards of each pid."""
+    """What lies in the shard directory. `by_pid` counts the flat shards of each pid.
+
+    `live` are the flat ones of the living; `retired` those of the dead that no base holds yet.
+    """
 
     directory: str
     by_pid: Mapping[int, int] = field(default_factory=dict)
@@ -49,6 +54,7 @@ class Facts:
     shards: ShardFacts
     last_scrape_age_seconds: float | None = None
     usage: Mapping[int, tuple[float, int]] = field(default_factory=dict)
+    findings: Sequence[Finding] = ()
 
 
 def build_status(
@@ -83,7 +89,7 @@ def build_status(
             for name, process in fleet.sessions.items()
         ],
         "exporters": [],
-        "drift": [],
+        "drift": build_drift(facts.findings, now),
     }
 
 

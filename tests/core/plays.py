@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 from supervisor.events import (
     Action,
+    Claim,
+    Claimed,
+    ClaimFailed,
     DeadlinePassed,
     Exited,
     Finish,
     GroupGone,
     Kill,
-    MarkDead,
     ProcessEvent,
     Ready,
     Reap,
@@ -31,7 +33,7 @@ from supervisor.events import (
     Stop,
     Unhealthy,
 )
-from supervisor.lifecycle import ENDED, Process, State, Target
+from supervisor.lifecycle import CLAIM_TRIES, ENDED, Process, State, Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,6 +55,8 @@ def parse_event(word: str, name: str, incarnation: int, pid: int = 8) -> Process
         "unhealthy": lambda: Unhealthy(name, incarnation, "hung"),
         "exited": lambda: Exited(name, incarnation, parse_returncode(argument), remains=False),
         "left": lambda: Exited(name, incarnation, parse_returncode(argument), remains=True),
+        "claimed": lambda: Claimed(name, incarnation),
+        "claim-failed": lambda: ClaimFailed(name, incarnation, "full"),
         "gone": lambda: GroupGone(name, incarnation),
         "reaped": lambda: Reaped(name, incarnation, parse_returncode(argument)),
     }
@@ -65,12 +69,10 @@ def parse_returncode(text: str) -> int | None:
 
 
 def render_action(action: Action) -> str:
-    """Write an action as a word: SPAWN TERM KILL MARK REAP DRAIN FINISH."""
+    """Write an action as a word: SPAWN TERM KILL CLAIM REAP DRAIN FINISH."""
     match action:
         case SignalGroup(_, _, number):
             return Signals(number).name.removeprefix("SIG")
-        case MarkDead():
-            return "MARK"
         case _:
             return type(action).__name__.upper()
 
@@ -84,7 +86,8 @@ class Child:
     returncode: int | None = None
     dead: bool = False
     remains: bool = False
-    marked: bool = False
+    claimed: bool = False
+    claim_failures: int = 0
     killed: bool = False
 
 
@@ -95,10 +98,11 @@ class Kernel:
     children: dict[str, Child] = field(default_factory=dict)
     spawning: dict[str, int] = field(default_factory=dict)
     finished: bool = False
+    full: bool = False  # the disk: no claim can be made
     last_pid: int = 100
 
-    def perform(self, action: Action) -> Reaped | None:
-        """Do as told, or say why no shell could; a reap is answered at once."""
+    def perform(self, action: Action) -> ProcessEvent | None:
+        """Do as told, or say why no shell could; a claim and a reap are answered at once."""
         assert not self.finished, f"{action} after the end"
         match action:
             case Spawn(name, incarnation):
@@ -109,15 +113,19 @@ class Kernel:
                 child = self._find(name, incarnation, action)
                 assert not child.dead or child.remains, f"{action} to nobody"
                 child.killed |= number == Signals.SIGKILL
-            case MarkDead(name, incarnation, pid):
+            case Claim(name, incarnation, pid):
                 child = self._find(name, incarnation, action)
                 assert pid == child.pid, f"{action} of another's pid"
                 assert child.dead, f"{action} of the living"
-                assert not child.marked, f"{action} for the second time"
-                child.marked = True
+                assert not child.claimed, f"{action} for the second time"
+                child.claimed = not self.full
+                child.claim_failures += self.full
+                assert child.claim_failures <= CLAIM_TRIES, f"{action} again and again"
+                return parse_event("claim-failed" if self.full else "claimed", name, incarnation)
             case Reap(name, incarnation):
                 child = self._find(name, incarnation, action)
-                assert child.marked, f"{action} before its pid is marked dead"
+                tried = child.claim_failures == CLAIM_TRIES
+                assert child.claimed or tried, f"{action} before its shards are claimed"
                 assert not child.remains, f"{action} while its group lives"
                 del self.children[name]
                 return Reaped(name, incarnation, child.returncode)

@@ -30,7 +30,9 @@ supervisor.events         pure
 supervisor.environ        pure   gates telemetry.mode
 supervisor.lifecycle      pure   config events
 supervisor.fleet          pure   config events lifecycle
-supervisor.status         pure   config fleet lifecycle
+supervisor.drift          pure
+supervisor.status         pure   config drift fleet lifecycle
+supervisor.exposition     pure   drift lifecycle
 supervisor.control        pure   errors
 supervisor.scrape_config  pure   telemetry.mode
 supervisor.render         view   logs telemetry.mode
@@ -43,17 +45,19 @@ supervisor.spawn          shell  errors kernel logs
 supervisor.port           shell  errors telemetry.listen
 supervisor.records        pure
 supervisor.rundir         shell  config errors records telemetry.directories
-supervisor.observe        shell  environ status telemetry.shards
+supervisor.observe        shell  environ status
+                                 telemetry.claim telemetry.processes telemetry.shards
+supervisor.claims         shell  drift telemetry.claim
 supervisor.admission      shell  environ errors gates spawn
 supervisor.probe          shell  config events lifecycle telemetry.mode
-supervisor.loop           shell  supervisor admission config environ errors events fleet kernel
-                                 lifecycle logs probe spawn status
-                                 telemetry.claim telemetry.clearing
+supervisor.loop           shell  supervisor admission claims config environ errors events
+                                 exposition fleet kernel lifecycle logs probe spawn status
+                                 telemetry.clearing
 supervisor.serve          shell  supervisor admission config control errors events fleet kernel
                                  lifecycle observe status
 supervisor.orphans        shell  client config kernel observe status telemetry.clearing
-supervisor.launch         shell  config control errors events fleet logs orphans port serve status
-                                 telemetry.claim telemetry.clearing
+supervisor.launch         shell  claims config control errors events fleet logs orphans port serve
+                                 status telemetry.clearing
 supervisor.client         shell  control errors kernel
 supervisor.follow         shell  logs
 supervisor.handover       shell  client config control errors
@@ -73,7 +77,7 @@ telemetry.shard_format    pure
 telemetry.shards          shell  shard_format
 telemetry.base            pure   shard_format
 telemetry.fold            shell  base directories shards
-telemetry.claim           shell
+telemetry.claim           shell  processes shards
 telemetry.holders         shell  shards
 telemetry.clearing        shell  directories holders shards
 telemetry.listen          shell  holders mode

@@ -105,7 +105,7 @@ def test_metricsd_is_first_and_the_sessions_wait_until_it_answers() -> None:
         """
         start metricsd        > SPAWN metricsd                 > opening
         tick(1)               >                                > opening
-        exited(1) metricsd    > MARK metricsd, REAP metricsd   > opening
+        exited(1) metricsd    > CLAIM metricsd, REAP metricsd   > opening
         tick(1)               > SPAWN metricsd                 > opening
         ready metricsd        > SPAWN a, SPAWN b               > serving
         """,
@@ -169,8 +169,8 @@ def test_a_session_is_started_and_restarted_when_asked_while_it_serves() -> None
         OPENED
         + """
         restart a             > TERM a                         > serving
-        exited(0) a           > MARK a, REAP a, SPAWN a        > serving
-        exited(0) b           > MARK b, REAP b                 > serving
+        exited(0) a           > CLAIM a, REAP a, SPAWN a        > serving
+        exited(0) b           > CLAIM b, REAP b                 > serving
         start b               > SPAWN b                        > serving
         start b               >                                > serving
         """,
@@ -193,7 +193,7 @@ def test_a_death_of_metricsd_leaves_the_sessions_alone() -> None:
     scene = play(
         OPENED
         + """
-        exited(-9) metricsd   > MARK metricsd, REAP metricsd   > serving
+        exited(-9) metricsd   > CLAIM metricsd, REAP metricsd   > serving
         add c                 > SPAWN c                        > serving
         tick(0.1)             > SPAWN metricsd                 > serving
         ready metricsd        >                                > serving
@@ -209,7 +209,7 @@ def test_a_death_of_a_session_leaves_the_others_alone() -> None:
     scene = play(
         OPENED
         + """
-        exited(1) a           > MARK a, REAP a                 > serving
+        exited(1) a           > CLAIM a, REAP a                 > serving
         """,
         "a",
         "b",
@@ -225,7 +225,7 @@ def test_an_ended_session_gives_its_name_to_a_new_one() -> None:
     scene = play(
         OPENED
         + """
-        exited(1) a           > MARK a, REAP a                 > serving
+        exited(1) a           > CLAIM a, REAP a                 > serving
         add a                 > SPAWN a                        > serving
         """,
         "a",
@@ -275,12 +275,12 @@ def test_a_stop_goes_the_other_way_round_with_the_drain_between() -> None:
         OPENED
         + """
         stop-all              > TERM a, TERM b                 > closing
-        exited(0) b           > MARK b, REAP b                 > closing
-        left(0) a             > MARK a                         > closing
+        exited(0) b           > CLAIM b, REAP b                 > closing
+        left(0) a             > CLAIM a                         > closing
         gone a                > REAP a, DRAIN                  > draining
         tick(100)             >                                > draining
         drained               > TERM metricsd                  > ending
-        exited(0) metricsd    > MARK metricsd, REAP metricsd, FINISH > ended
+        exited(0) metricsd    > CLAIM metricsd, REAP metricsd, FINISH > ended
         """,
         "a",
         "b",
@@ -302,7 +302,7 @@ def test_a_stop_ends_the_waiting_of_one_that_backs_off() -> None:
         """
         start metricsd        > SPAWN metricsd                 > opening
         ready metricsd        > SPAWN r                        > serving
-        exited(1) r           > MARK r, REAP r                 > serving
+        exited(1) r           > CLAIM r, REAP r                 > serving
         stop-all              > DRAIN                          > draining
         tick(60)              >                                > draining
         """,
@@ -315,11 +315,11 @@ def test_a_session_that_fails_while_all_go_down_is_not_restarted() -> None:
         """
         start metricsd        > SPAWN metricsd                 > opening
         ready metricsd        > SPAWN a, SPAWN r               > serving
-        left(1) r             > MARK r, TERM r                 > serving
+        left(1) r             > CLAIM r, TERM r                 > serving
         stop-all              > TERM a                         > closing
         gone r                > REAP r                         > closing
         tick(1)               >                                > closing
-        exited(0) a           > MARK a, REAP a, DRAIN          > draining
+        exited(0) a           > CLAIM a, REAP a, DRAIN          > draining
         """,
         "a",
         "r",
@@ -333,7 +333,7 @@ def test_a_stop_while_it_opens_drains_nothing() -> None:
         stop-all              > TERM metricsd                  > ending
         ready metricsd        >                                > ending
         tick(5)               > KILL metricsd                  > ending
-        exited(-9) metricsd   > MARK metricsd, REAP metricsd, FINISH > ended
+        exited(-9) metricsd   > CLAIM metricsd, REAP metricsd, FINISH > ended
         """,
         "a",
     )
@@ -357,9 +357,9 @@ def test_without_metricsd_there_is_nothing_to_drain() -> None:
         """
         start metricsd        > SPAWN metricsd                 > opening
         ready metricsd        > SPAWN a                        > serving
-        exited(1) metricsd    > MARK metricsd, REAP metricsd   > serving
+        exited(1) metricsd    > CLAIM metricsd, REAP metricsd   > serving
         stop-all              > TERM a                         > closing
-        exited(0) a           > MARK a, REAP a, FINISH         > ended
+        exited(0) a           > CLAIM a, REAP a, FINISH         > ended
         """,
         "a",
     )
@@ -371,10 +371,10 @@ def test_metricsd_is_kept_up_until_the_sessions_are_down() -> None:
         start metricsd        > SPAWN metricsd                 > opening
         ready metricsd        > SPAWN a                        > serving
         stop-all              > TERM a                         > closing
-        exited(1) metricsd    > MARK metricsd, REAP metricsd   > closing
+        exited(1) metricsd    > CLAIM metricsd, REAP metricsd   > closing
         tick(0.1)             > SPAWN metricsd                 > closing
         ready metricsd        >                                > closing
-        exited(0) a           > MARK a, REAP a, DRAIN          > draining
+        exited(0) a           > CLAIM a, REAP a, DRAIN          > draining
         """,
         "a",
     )
@@ -402,7 +402,7 @@ def test_a_restart_asked_while_all_go_down_keeps_nobody_up() -> None:
     for line in ("start metricsd", "ready metricsd", "stop-all", "restart a", "start a"):
         scene.tell(line)
     assert scene.fleet.sessions["a"].target is Target.DOWN
-    assert scene.tell("exited(0) a") == ["MARK a", "REAP a", "DRAIN"]
+    assert scene.tell("exited(0) a") == ["CLAIM a", "REAP a", "DRAIN"]
 
 
 # -- In a hurry ----------------------------------------------------------------------------------
@@ -413,9 +413,9 @@ def test_a_hurry_while_it_serves_kills_everybody_still_in_order() -> None:
         OPENED
         + """
         kill-all              > KILL a, KILL b                 > closing
-        exited(-9) a          > MARK a, REAP a                 > closing
-        exited(-9) b          > MARK b, REAP b, KILL metricsd  > ending
-        exited(-9) metricsd   > MARK metricsd, REAP metricsd, FINISH > ended
+        exited(-9) a          > CLAIM a, REAP a                 > closing
+        exited(-9) b          > CLAIM b, REAP b, KILL metricsd  > ending
+        exited(-9) metricsd   > CLAIM metricsd, REAP metricsd, FINISH > ended
         """,
         "a",
         "b",
@@ -427,7 +427,7 @@ def test_a_hurry_while_it_opens_kills_metricsd() -> None:
         """
         start metricsd        > SPAWN metricsd                 > opening
         kill-all              > KILL metricsd                  > ending
-        exited(-9) metricsd   > MARK metricsd, REAP metricsd, FINISH > ended
+        exited(-9) metricsd   > CLAIM metricsd, REAP metricsd, FINISH > ended
         """,
         "a",
     )
@@ -438,9 +438,9 @@ def test_a_hurry_while_it_closes_drains_nothing() -> None:
         OPENED
         + """
         stop-all              > TERM a, TERM b                 > closing
-        exited(0) a           > MARK a, REAP a                 > closing
+        exited(0) a           > CLAIM a, REAP a                 > closing
         kill-all              > KILL b                         > closing
-        exited(-9) b          > MARK b, REAP b, KILL metricsd  > ending
+        exited(-9) b          > CLAIM b, REAP b, KILL metricsd  > ending
         """,
         "a",
         "b",
@@ -455,7 +455,7 @@ def test_a_hurry_while_it_drains_waits_no_longer() -> None:
         stop-all              > DRAIN                          > draining
         kill-all              > KILL metricsd                  > ending
         drained               >                                > ending
-        exited(-9) metricsd   > MARK metricsd, REAP metricsd, FINISH > ended
+        exited(-9) metricsd   > CLAIM metricsd, REAP metricsd, FINISH > ended
         """
     )
 
@@ -468,7 +468,7 @@ def test_a_hurry_at_the_very_end_kills_metricsd() -> None:
         stop-all              > DRAIN                          > draining
         drained               > TERM metricsd                  > ending
         kill-all              > KILL metricsd                  > ending
-        exited(-9) metricsd   > MARK metricsd, REAP metricsd, FINISH > ended
+        exited(-9) metricsd   > CLAIM metricsd, REAP metricsd, FINISH > ended
         kill-all              >                                > ended
         stop-all              >                                > ended
         drained               >                                > ended
@@ -509,10 +509,10 @@ def test_it_ends_when_the_last_session_has() -> None:
     scene = play(
         OPENED
         + """
-        exited(0) a           > MARK a, REAP a                 > serving
-        exited(0) b           > MARK b, REAP b, DRAIN          > draining
+        exited(0) a           > CLAIM a, REAP a                 > serving
+        exited(0) b           > CLAIM b, REAP b, DRAIN          > draining
         drained               > TERM metricsd                  > ending
-        exited(0) metricsd    > MARK metricsd, REAP metricsd, FINISH > ended
+        exited(0) metricsd    > CLAIM metricsd, REAP metricsd, FINISH > ended
         """,
         "a",
         "b",
@@ -525,8 +525,8 @@ def test_it_ends_with_a_failure_when_any_session_failed() -> None:
     scene = play(
         OPENED
         + """
-        exited(3) a           > MARK a, REAP a                 > serving
-        exited(0) b           > MARK b, REAP b, DRAIN          > draining
+        exited(3) a           > CLAIM a, REAP a                 > serving
+        exited(0) b           > CLAIM b, REAP b, DRAIN          > draining
         """,
         "a",
         "b",
@@ -540,9 +540,9 @@ def test_it_waits_for_one_that_backs_off() -> None:
         """
         start metricsd        > SPAWN metricsd                 > opening
         ready metricsd        > SPAWN r                        > serving
-        exited(1) r           > MARK r, REAP r                 > serving
+        exited(1) r           > CLAIM r, REAP r                 > serving
         tick(1)               > SPAWN r                        > serving
-        exited(0) r           > MARK r, REAP r, DRAIN          > draining
+        exited(0) r           > CLAIM r, REAP r, DRAIN          > draining
         """,
         "r",
         exit_when_done=True,
@@ -564,7 +564,7 @@ def test_a_session_that_was_stopped_has_not_failed() -> None:
         start metricsd        > SPAWN metricsd                 > opening
         ready metricsd        > SPAWN a                        > serving
         stop a                > TERM a                         > serving
-        exited(-15) a         > MARK a, REAP a, DRAIN          > draining
+        exited(-15) a         > CLAIM a, REAP a, DRAIN          > draining
         """,
         "a",
         exit_when_done=True,
@@ -579,7 +579,7 @@ def test_without_any_session_there_is_nothing_to_be_done_with() -> None:
         ready metricsd        >                                > serving
         tick(60)              >                                > serving
         add a                 > SPAWN a                        > serving
-        exited(0) a           > MARK a, REAP a, DRAIN          > draining
+        exited(0) a           > CLAIM a, REAP a, DRAIN          > draining
         """,
         exit_when_done=True,
     )
@@ -628,7 +628,7 @@ WORDS: Final = (
     *(f"{death} {METRICSD}" for death in ("exited(1)", "left(0)", "gone", "ready", "unhealthy")),
     *(f"{death} {name}" for death in ("exited(0)", "exited(1)", "left(1)") for name in ("a", "r")),
     *("gone a", "gone r", "add a", "add a b", "drained", "ready metricsd", "start metricsd"),
-    *("tick(0.5)", "tick(5)", "tick(20)", "stop-all", "kill-all", "refuse a", "refuse r"),
+    *("tick(0.5)", "tick(5)", "tick(20)", "stop-all", "kill-all", "refuse a", "refuse r", "full"),
 )
 
 
@@ -638,6 +638,8 @@ def happen(scene: Play, line: str) -> None:
     child = scene.kernel.children.get(names[0]) if names else None
     if word == "refuse":
         scene.refused ^= set(names)
+    elif word == "full":
+        scene.kernel.full = not scene.kernel.full
     elif word.startswith(("exited", "left", "ready", "unhealthy")):
         if child is not None and not child.dead:
             scene.tell(line)
@@ -672,6 +674,8 @@ def test_whatever_happens_the_end_comes_exactly_once_and_leaves_nobody(
     while not scene.kernel.finished:
         assert scene.kernel.children, f"nobody lives, and yet it goes on: {scene.fleet}"
         for name, child in list(scene.kernel.children.items()):
-            if name != METRICSD or scene.fleet.phase is Phase.ENDING:
+            if child.dead and not child.remains:
+                happen(scene, "tick(1)")  # only its claim is waited for
+            elif name != METRICSD or scene.fleet.phase is Phase.ENDING:
                 assert child.killed
                 happen(scene, f"{'gone' if child.dead else 'left(-9)'} {name}")

@@ -78,12 +78,13 @@ def test_a_deaf_remnant_is_killed(stack: Stack) -> None:
     assert not psutil.pid_exists(worker)
 
 
-def test_an_orphaned_worker_is_marked_dead_and_reaped(stack: Stack) -> None:
+def test_an_orphaned_worker_is_claimed_and_reaped(stack: Stack) -> None:
     stack.start("-s", f"forks={child('double_forks')}")
     orphan = int(wait_for_log(stack, "forks", "orphan").split()[-1])
     wait_for(partial(gone, orphan), what="the orphan to be reaped")
-    assert f"counter_{orphan}.db" in stack.shards
-    assert f"gauge_livemax_{orphan}.db" not in stack.shards
+    assert not [name for name in stack.shards if str(orphan) in name]
+    blocks = ("peaktrade_risk_blocks_total", (("reason", "runtime:halt"),))
+    assert stack.counters()[blocks] == 1
 
 
 @pytest.mark.parametrize("deaf", [[], ["--deaf"]])
