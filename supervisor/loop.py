@@ -301,6 +301,7 @@ class Loop:
             # -P: neither the working directory nor what lies in it can shadow our packages.
             *(sys.executable, "-P", "-m", "telemetry.metricsd", "--fd", str(descriptor)),
             *("--multiproc-dir", str(self.config.multiproc_dir)),
+            *("--supervisor-metrics", str(self.run_dir.metrics)),
         )
         return spawn.spawn(
             METRICSD,
