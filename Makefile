@@ -5,16 +5,21 @@ PYTHON ?= python3
 VENV   ?= .venv
 # Most tests wait for processes, not for a core.
 WORKERS ?= 4
+# How long a storm `make chaos` raises; SEED=1 raises the one of seed 1.
+SECONDS ?= 120
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test check docs bench lock clean
+.PHONY: demo test chaos check docs bench lock clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+chaos: $(STAMP)
+	@CHAOS_SEED=$(SEED) CHAOS_SECONDS=$(SECONDS) $(BIN)/python -m pytest -s tests/chaos
 
 check: $(STAMP)
 	@$(BIN)/ruff check --quiet .
@@ -27,6 +32,14 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python -m pytest -q -s -o addopts=--import-mode=importlib tests/bench
+
+# 100,000 damaged shards, in place of the thousands that `make test` takes.
+fuzz: $(STAMP)
+	@PTSUP_FUZZ_SHARDS=100000 $(BIN)/python -m pytest -q -n 2 -rP tests/fuzz
+
+# 10,000 generated directories, in place of some hundreds.
+equality: $(STAMP)
+	@PTSUP_EQUALITY_CASES=10000 $(BIN)/python -m pytest -q -n 2 -rP tests/shell/test_equality.py
 
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ptsup needs Python 3.11 or newer: make PYTHON=python3.12 …")'
