@@ -96,26 +96,24 @@ def read_base(retired: Path) -> Base:
 
 def _find_claims(retired: Path) -> list[tuple[bool, int, Path]]:
     """Find the claims' directories: whether open, number and path, in that order."""
-    found = _scan_claims(retired)
-    # A rename during a scan may hide both names. It happens once to a claim, so two scans that
-    # agree have both seen everything.
-    while (again := _scan_claims(retired)) != found:
-        found = again
-    return found
+    # Where a scan needs more than one call, a rename meanwhile may hide both names. That happens
+    # to a claim once, so what one scan missed is in the other.
+    names = {**_scan_claims(retired), **_scan_claims(retired)}.values()
+    matches = filter(None, map(_CLAIM_NAME.fullmatch, names))
+    return sorted((match[1] == "open", int(match[2]), retired / match[0]) for match in matches)
 
 
-def _scan_claims(retired: Path) -> list[tuple[bool, int, Path]]:
+def _scan_claims(retired: Path) -> dict[int, str]:
+    """Scan for directories that are called like claims, by inode, which a rename leaves alone."""
     try:
         with os.scandir(retired) as entries:
-            matches = [
-                match
+            return {
+                entry.inode(): entry.name
                 for entry in entries
-                if (match := _CLAIM_NAME.fullmatch(entry.name))
-                and entry.is_dir(follow_symlinks=False)
-            ]
+                if _CLAIM_NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+            }
     except FileNotFoundError:
-        return []
-    return sorted((match[1] == "open", int(match[2]), retired / match[0]) for match in matches)
+        return {}
 
 
 # -- Folding --------------------------------------------------------------------------------------

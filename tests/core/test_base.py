@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client import mmap_dict, multiprocess
-from prometheus_client.multiprocess import MultiProcessCollector
 
+from stock import list_sections, merge_stock
 from telemetry import base as base_room
 from telemetry.base import (
     ALL_PIDS_KEPT,
@@ -27,15 +26,9 @@ from telemetry.base import (
 from telemetry.shards import GAUGE_MODES, render_shard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from telemetry.shards import Entry
-
-    Shard = tuple[str, str, int, list[Entry]]
-    # Name and labels of a sample.
-    Sample = tuple[str, frozenset[tuple[str, str]]]
-    # Type, help and samples of each family.
-    Page = dict[str, tuple[str, str, dict[Sample, float]]]
+    from stock import Contents, Page
 
 NAN: Final = math.nan
 KINDS: Final = (
@@ -44,50 +37,7 @@ KINDS: Final = (
 )
 
 
-# -- The library, over bytes instead of files -----------------------------------------------------
-
-
-class Images:
-    """What the library finds where it would open a file."""
-
-    def __init__(self, shards: Iterable[Shard]) -> None:
-        self.by_name: dict[str, bytes] = {}
-        for number, (kind, mode, pid, entries) in enumerate(shards):
-            prefix = f"gauge_{mode}" if mode else kind
-            self.by_name[f"{number}/{prefix}_{pid}.db"] = render_shard(entries)
-
-    def read_all_values_from_file(self, name: str) -> Iterator[tuple[str, float, float, int]]:
-        values: Iterator[tuple[str, float, float, int]]
-        values = mmap_dict._read_all_values(self.by_name[name])  # type: ignore[no-untyped-call]
-        return values
-
-
-def merge_stock(shards: Iterable[Shard], *, accumulate: bool) -> Page:
-    """Merge shards in their order as MultiProcessCollector does."""
-    images = Images(shards)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(multiprocess, "MmapedDict", images)
-        merged: Any = MultiProcessCollector.merge(  # type: ignore[no-untyped-call]
-            list(images.by_name), accumulate=accumulate
-        )
-    return {
-        metric.name: (
-            metric.type,
-            metric.documentation,
-            {(s.name, frozenset(s.labels.items())): s.value for s in metric.samples},
-        )
-        for metric in merged
-    }
-
-
-def list_sections(base: Base) -> list[Shard]:
-    return [
-        (kind, mode, pid, [(raw, value, time) for raw, (value, time) in series.items()])
-        for (kind, mode, pid), series in base.sections.items()
-    ]
-
-
-def leave_out_live(shards: Iterable[Shard]) -> list[Shard]:
+def leave_out_live(shards: Iterable[Contents]) -> list[Contents]:
     return [shard for shard in shards if not shard[1].startswith("live")]
 
 
@@ -147,7 +97,7 @@ ANY_SHARDS: Final = draw_shards(ANY_FLOATS, ANY_TIMES)
 CUTS: Final = st.lists(st.integers(0, 12), max_size=5).map(sorted)
 
 
-def group(shards: Sequence[Shard], cuts: Sequence[int]) -> list[tuple[int, Sequence[Shard]]]:
+def group(shards: Sequence[Contents], cuts: Sequence[int]) -> list[tuple[int, Sequence[Contents]]]:
     """Group shards into numbered claims, some of them empty."""
     bounds = pairwise([0, *cuts])
     return [(7 + number, shards[low:high]) for number, (low, high) in enumerate(bounds)]
@@ -158,7 +108,7 @@ def group(shards: Sequence[Shard], cuts: Sequence[int]) -> list[tuple[int, Seque
 
 @given(ANY_SHARDS, CUTS, st.booleans())
 def test_however_shards_are_claimed_the_page_is_that_of_the_library(
-    shards: list[Shard], cuts: list[int], accumulate: bool
+    shards: list[Contents], cuts: list[int], accumulate: bool
 ) -> None:
     claims = group(shards, cuts)
     base = absorb_all(Base(), claims)
@@ -175,7 +125,7 @@ def test_however_shards_are_claimed_the_page_is_that_of_the_library(
     CUTS,
 )
 def test_the_order_of_the_dead_moves_no_sum(
-    orders: tuple[list[Shard], list[Shard]], cuts: list[int]
+    orders: tuple[list[Contents], list[Contents]], cuts: list[int]
 ) -> None:
     # Which pid died last is all that matters to `all` gauges that share a pid: not asked here.
     shards, shuffled = ([s for s in leave_out_live(order) if s[1] != "all"] for order in orders)
@@ -189,7 +139,7 @@ def test_the_order_of_the_dead_moves_no_sum(
 @settings(max_examples=30)
 @given(ANY_SHARDS, CUTS)
 def test_claims_absorbed_one_by_one_are_claims_absorbed_at_once(
-    shards: list[Shard], cuts: list[int]
+    shards: list[Contents], cuts: list[int]
 ) -> None:
     one_by_one = Base()
     for claim, claimed in group(shards, cuts):
@@ -200,7 +150,7 @@ def test_claims_absorbed_one_by_one_are_claims_absorbed_at_once(
 @settings(max_examples=30)
 @given(ANY_SHARDS, ANY_SHARDS)
 def test_absorbing_changes_nothing_of_the_base_it_is_given(
-    old: list[Shard], new: list[Shard]
+    old: list[Contents], new: list[Contents]
 ) -> None:
     base = absorb(Base(), 1, old)
     before = render_base(base)
@@ -240,7 +190,7 @@ def test_keys_that_differ_in_help_or_order_stay_apart_and_add_up_on_the_page() -
     one = build_key("c", "c_total", {"a": "1", "b": "2"}, "Old.")
     two = build_key("c", "c_total", {"b": "2", "a": "1"}, "Old.")
     three = build_key("c", "c_total", {"a": "1", "b": "2"}, "New.")
-    shards: list[Shard] = [("counter", "", 1, [(key, 1.0, 0.0)]) for key in (one, two, three)]
+    shards: list[Contents] = [("counter", "", 1, [(key, 1.0, 0.0)]) for key in (one, two, three)]
     base = absorb(Base(), 1, [*shards, *shards])
     held = dict.fromkeys((one, two, three), (2.0, 0.0))
     assert base == Base(1, {("counter", "", 0): held})
@@ -250,7 +200,7 @@ def test_keys_that_differ_in_help_or_order_stay_apart_and_add_up_on_the_page() -
 
 def test_buckets_are_not_accumulated() -> None:
     raw = [build_key("h", "h_bucket", {"le": bound}) for bound in ("1.0", "+Inf")]
-    shard: Shard = ("histogram", "", 1, [(raw[0], 3.0, 0.0), (raw[1], 1.0, 0.0)])
+    shard: Contents = ("histogram", "", 1, [(raw[0], 3.0, 0.0), (raw[1], 1.0, 0.0)])
     base = absorb(Base(), 1, [shard, shard])
     held = {raw[0]: (6.0, 0.0), raw[1]: (2.0, 0.0)}
     assert base.sections == {("histogram", "", 0): held}
@@ -301,7 +251,7 @@ def test_the_newest_pids_keep_their_all_gauges_and_the_others_are_counted() -> N
 
 def test_a_pid_that_comes_again_is_new_and_goes_on_in_its_gauges() -> None:
     pids = [*range(1, ALL_PIDS_KEPT + 1)]
-    other: Shard = ("gauge", "all", 1, [(b"h", 1.0, 0.0), (b"g", 2.0, 0.0)])
+    other: Contents = ("gauge", "all", 1, [(b"h", 1.0, 0.0), (b"g", 2.0, 0.0)])
     base = absorb(leave_all(*pids), 900, [other])
     assert base.dropped == 0
     assert [pid for _, _, pid in base.sections] == [*pids[1:], 1]
@@ -314,7 +264,7 @@ def test_a_pid_that_comes_again_is_new_and_goes_on_in_its_gauges() -> None:
 
 def test_a_pid_that_was_dropped_begins_anew() -> None:
     pids = (1, *range(2, ALL_PIDS_KEPT + 2), 1)
-    shards: list[Shard] = [
+    shards: list[Contents] = [
         ("gauge", "all", pid, [(b"%d" % number, 1.0, 0.0)]) for number, pid in enumerate(pids)
     ]
     base = absorb(Base(), 1, shards)
@@ -346,7 +296,7 @@ RENDERED: Final = render_base(BASE)
 
 @settings(max_examples=30)
 @given(ANY_SHARDS, st.integers(1, 10**18), st.integers(0, 10**6))
-def test_a_base_is_read_back_as_it_was(shards: list[Shard], claim: int, dropped: int) -> None:
+def test_a_base_is_read_back_as_it_was(shards: list[Contents], claim: int, dropped: int) -> None:
     base = absorb(Base(dropped=dropped), claim, shards)
     rendered = render_base(base)
     back = parse_base(rendered)
