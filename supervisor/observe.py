@@ -81,8 +81,8 @@ def count_shards(directory: Path) -> ShardFacts:
 
 
 def _find_bytes(path: Path) -> int | None:
-    """Find a file's size; None when it was claimed or folded in the meantime."""
+    """Find a file's size; None when it was claimed or folded in the meantime, or never was."""
     try:
         return path.stat().st_size
-    except FileNotFoundError:
+    except OSError:
         return None

@@ -262,3 +262,9 @@ def test_the_counts_tell_the_living_from_the_dead(
     writer.wait()
     assert count() == (0, 5)
     assert count_shards(directory / "missing").live == 0
+
+
+def test_a_retired_that_is_no_directory_is_no_error_to_count(directory: Path) -> None:
+    block(directory)
+    write(directory, DEAD)
+    assert count_shards(directory).retired == 1
