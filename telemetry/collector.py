@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from prometheus_client.metrics_core import Metric
-
     from telemetry.answers import Page
     from telemetry.base import Section, ShardEntries
     from telemetry.families import Plan, Violation
@@ -92,7 +90,7 @@ class SingleFlight(Generic[T]):
 class Merge:
     """The totals of one scrape, rendered at most once for each content type."""
 
-    def __init__(self, totals: Totals, own: Sequence[Metric]) -> None:
+    def __init__(self, totals: Totals, own: own_metrics.Statement) -> None:
         self.totals = totals
         self._own = own
         self._rendering = threading.Lock()
@@ -192,7 +190,7 @@ class ShardCollector:
         totals = add_up(plan)
         facts = self._gather_facts(time.perf_counter() - began)
         self._health = self._build_health()
-        own = [*own_metrics.build_metrics(facts), *self._supervisor.read()]
+        own = own_metrics.build_statement(facts, handed=self._supervisor.read())
         return Merge(totals, own)
 
     def _read(self) -> None:

@@ -9,15 +9,17 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from telemetry.families import Family, Sample
 from telemetry.processes import read_identity
 from telemetry.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from prometheus_client.metrics_core import Metric
 
 # A thousand sessions take a tenth of it; anything longer is not what a supervisor wrote.
 _FILE_LIMIT_BYTES: Final = 4 << 20
@@ -35,55 +37,79 @@ class Facts:
     dropped_total: int
 
 
-def build_metrics(facts: Facts) -> list[Metric]:
-    """Build the families that metricsd itself answers for."""
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """Families of our own and the values of their slots, and those that were handed over."""
+
+    families: tuple[Family, ...]
+    values: tuple[float, ...]
+    handed: Sequence[Metric]
+
+
+def build_statement(facts: Facts, *, handed: Sequence[Metric] | None) -> Statement:
+    """Say what metricsd itself answers for; `handed` is None when no supervisor lives."""
     states = {
         "live": facts.live,
         "retired": facts.retired,
         "unreadable": sum(facts.unreadable.values()),
     }
-    return [
-        _build("gauge", "ptsup_shards", "Shard files, by state.", "state", states),
-        _build(
-            "gauge",
-            "ptsup_shards_unreadable",
-            "Shard files that cannot be used, or not whole, by reason.",
-            "reason",
-            facts.unreadable,
-        ),
-        _build_one(
-            "gauge",
-            "ptsup_scrape_duration_seconds",
-            "Time this scrape took to read and add up the shards.",
-            facts.scrape_seconds,
-        ),
-        _build_one(
-            "counter",
-            "ptsup_label_violations",
-            "Series left off the page for a label that is not allowed.",
-            facts.violations_total,
-        ),
-        _build_one(
-            "counter",
-            "ptsup_all_gauges_dropped",
-            "Dead processes whose gauges of mode all were dropped, the newest being kept.",
-            facts.dropped_total,
-        ),
-        _build("gauge", "ptsup_build_info", "The version that runs.", "version", {__version__: 1}),
-    ]
+    draft = _Draft()
+    draft.add("gauge", "ptsup_shards", "Shard files, by state.", states, label="state")
+    draft.add(
+        "gauge",
+        "ptsup_shards_unreadable",
+        "Shard files that cannot be used, or not whole, by reason.",
+        facts.unreadable,
+        label="reason",
+    )
+    draft.add(
+        "gauge",
+        "ptsup_scrape_duration_seconds",
+        "Time this scrape took to read and add up the shards.",
+        {"": facts.scrape_seconds},
+    )
+    draft.add(
+        "counter",
+        "ptsup_label_violations",
+        "Series left off the page for a label that is not allowed.",
+        {"": facts.violations_total},
+    )
+    draft.add(
+        "counter",
+        "ptsup_all_gauges_dropped",
+        "Dead processes whose gauges of mode all were dropped, the newest being kept.",
+        {"": facts.dropped_total},
+    )
+    draft.add(
+        "gauge", "ptsup_build_info", "The version that runs.", {__version__: 1}, label="version"
+    )
+    draft.add(
+        "gauge", "ptsup_supervisor_up", "Whether the supervisor lives.", {"": handed is not None}
+    )
+    return Statement(tuple(draft.families), tuple(draft.values), handed or _NOTHING)
 
 
-def _build(kind: str, name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
-    metric = Metric(name, text, kind)
-    for value in sorted(values):
-        metric.add_sample(name, {label: str(value)}, values[value])
-    return metric
+# The same object each time, so that nobody has to look whether it has changed.
+_NOTHING: Final[Sequence[Metric]] = ()
 
 
-def _build_one(kind: str, name: str, text: str, value: float) -> Metric:
-    metric = Metric(name, text, kind)
-    metric.add_sample(f"{name}_total" if kind == "counter" else name, {}, value)
-    return metric
+class _Draft:
+    """A statement being made."""
+
+    def __init__(self) -> None:
+        self.families: list[Family] = []
+        self.values: list[float] = []
+
+    def add(
+        self, kind: str, name: str, text: str, values: Mapping[str, float], *, label: str = ""
+    ) -> None:
+        sample_name = f"{name}_total" if kind == "counter" else name
+        samples = []
+        for value in sorted(values):
+            labels = ((label, str(value)),) if label else ()
+            samples.append(Sample(sample_name, labels, len(self.values)))
+            self.values.append(float(values[value]))
+        self.families.append(Family(name, kind, text, tuple(samples)))
 
 
 class SupervisorPart:
@@ -95,11 +121,10 @@ class SupervisorPart:
         self._writer: tuple[int, str] = (0, "")
         self._metrics: list[Metric] = []
 
-    def read(self) -> list[Metric]:
-        """Give the supervisor's families while it lives, and whether it does."""
+    def read(self) -> list[Metric] | None:
+        """Give the supervisor's families while it lives, the same list until it writes anew."""
         alive = self._is_current() and read_identity(self._writer[0]) == self._writer[1]
-        up = _build_one("gauge", "ptsup_supervisor_up", "Whether the supervisor lives.", alive)
-        return [*self._metrics, up] if alive else [up]
+        return self._metrics if alive else None
 
     def _is_current(self) -> bool:
         """Read the file if it is another than before; False when there is none to be believed."""

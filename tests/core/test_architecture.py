@@ -88,7 +88,7 @@ telemetry.descriptors     shell
 telemetry.readings        shell  processes shards
 telemetry.families        shell  readings shards
 telemetry.page            shell  answers
-telemetry.own_metrics     shell  processes version
+telemetry.own_metrics     shell  families processes version
 telemetry.collector       shell  base families fold own_metrics page readings shards
 telemetry.server          shell
 telemetry.metricsd        shell  answers clearing collector descriptors listen mode policy server

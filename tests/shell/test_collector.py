@@ -26,6 +26,7 @@ from telemetry.collector import (
 )
 from telemetry.families import add_up, build_plan
 from telemetry.fold import lock_retired, read_base
+from telemetry.own_metrics import Statement
 from telemetry.page import Exposition, Format
 from telemetry.policy import build_policy
 from telemetry.processes import read_identity
@@ -510,7 +511,7 @@ def test_one_merge_is_encoded_once_for_each_format(monkeypatch: pytest.MonkeyPat
         return Page(chosen.content_type, b"")
 
     monkeypatch.setattr(exposition, "render", render)
-    merge = Merge(add_up(build_plan([], None)), [])
+    merge = Merge(add_up(build_plan([], None)), Statement((), (), ()))
     for accept in ("text/plain", "application/openmetrics-text", "text/html"):
         merge.render(exposition, accept)
     assert [text.partition(";")[0] for text in encoded] == [
