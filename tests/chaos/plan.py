@@ -11,9 +11,6 @@ import signal
 from dataclasses import dataclass
 from enum import StrEnum
 
-# Killed processes wait for their killer, but not for ever.
-KILL_COMES_WITHIN_SECONDS = 60.0
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
@@ -27,12 +24,23 @@ class Scale:
     kills: int  # of metricsd
     stops: int
     scrapers: int
+    pace: float = 1.0  # how long sessions live, as a part of what is usual
 
 
 LONG = Scale(
-    seconds=120, sessions=27, wanted=20, always=6, deaths=310, kills=54, stops=6, scrapers=8
+    seconds=120,
+    pace=1.5,
+    sessions=26,
+    wanted=20,
+    always=4,
+    deaths=310,
+    kills=54,
+    stops=6,
+    scrapers=8,
 )
-SHORT = Scale(seconds=11, sessions=9, wanted=5, always=2, deaths=24, kills=5, stops=1, scrapers=4)
+SHORT = Scale(
+    seconds=11, sessions=9, wanted=5, always=2, deaths=24, kills=5, stops=1, scrapers=4, pace=0.5
+)
 
 
 def find_scale(seconds: float) -> Scale:
@@ -47,6 +55,7 @@ def find_scale(seconds: float) -> Scale:
         kills=round(LONG.kills * part),
         stops=round(LONG.stops * part),
         scrapers=LONG.scrapers,
+        pace=LONG.pace,
     )
 
 
@@ -104,7 +113,7 @@ class Blow:
     moment_seconds: float
 
 
-def plan_session(seed: int, index: int) -> Session:
+def plan_session(seed: int, index: int, pace: float = 1.0) -> Session:
     """Plan the session with this index, of those that are not restarted."""
     rng = random.Random(f"{seed}/session/{index}")
     name = f"s{index:03}"
@@ -113,21 +122,23 @@ def plan_session(seed: int, index: int) -> Session:
         # From before its first shard to after its first increments.
         lives = rng.uniform(0, 0.003)
         return Session(name=name, seed=own, end=End.STILLBORN, lives_seconds=lives)
-    lives = rng.choice([rng.uniform(0.2, 3), rng.uniform(2, 10), rng.uniform(6, 22)])
+    lives = pace * rng.choice([rng.uniform(0.2, 3), rng.uniform(2, 10), rng.uniform(6, 22)])
     end = rng.choices([End.EXIT, End.RAISE, End.KILL], [3, 2, 5])[0]
     if rng.random() < 0.35:
-        workers = tuple(_plan_worker(rng, number, lives) for number in range(rng.randint(1, 3)))
+        workers = tuple(
+            _plan_worker(rng, number, lives, pace) for number in range(rng.randint(1, 3))
+        )
         return Session(name=name, seed=own, end=end, lives_seconds=lives, workers=workers)
     return Session(
         name=name, seed=own, end=end, lives_seconds=lives, threads=rng.choice([1, 1, 1, 2])
     )
 
 
-def _plan_worker(rng: random.Random, number: int, leader_lives: float) -> Worker:
+def _plan_worker(rng: random.Random, number: int, leader_lives: float, pace: float) -> Worker:
     fork_after = rng.uniform(0.05, 0.7) * leader_lives
     left = leader_lives - fork_after
     outlives = rng.random() < 0.6
-    lives = left + rng.uniform(0.5, 5) if outlives else left * rng.uniform(0, 0.7)
+    lives = left + pace * rng.uniform(0.5, 5) if outlives else left * rng.uniform(0, 0.7)
     return Worker(
         role=f"w{number}",
         seed=rng.randrange(1 << 30),
@@ -135,7 +146,7 @@ def _plan_worker(rng: random.Random, number: int, leader_lives: float) -> Worker
         lives_seconds=lives,
         end=rng.choice([End.EXIT, End.KILL]),
         setsid=outlives and rng.random() < 0.5,
-        linger_seconds=rng.uniform(0.2, 4),
+        linger_seconds=pace * rng.uniform(0.2, 4),
     )
 
 

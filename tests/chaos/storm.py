@@ -7,6 +7,7 @@ its `failures`.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -193,7 +194,8 @@ class Storm:
             missing = self.scale.sessions - self._crowd.leaders - unborn
             # Several at a time, and some more than are missing: some die before the next.
             if missing >= 2:
-                sessions = [plan_session(self.seed, index + more) for more in range(missing + 2)]
+                more = range(index, index + missing + 2)
+                sessions = [plan_session(self.seed, number, self.scale.pace) for number in more]
                 index += len(sessions)
                 self._start(*sessions)
 
@@ -431,6 +433,24 @@ class Storm:
             f"     {deaths[LEADER]} sessions and {deaths['worker']} workers died,"
             f" {len(self._crowd.killed)} of them killed by us; metricsd was killed"
             f" {blows['SIGKILL']} times and stopped {blows['SIGSTOP']} times"
+        )
+        self._say_costs()
+
+    def _say_costs(self) -> None:
+        """Say where the processor's time went: a storm that starves itself proves little."""
+        document = self.stack.status()
+        supervisor = psutil.Process(document["supervisor"]["pid"]).cpu_times()
+        ours, wall = psutil.Process().cpu_times(), time.monotonic() - self.log.began
+        costs = {
+            "supervisor": supervisor.user + supervisor.system,
+            "its dead (sessions, metricsd)": supervisor.children_user + supervisor.children_system,
+            "these clients": ours.user + ours.system,
+            "ptsup commands": ours.children_user + ours.children_system,
+        }
+        said = ", ".join(f"{name} {seconds:.0f}" for name, seconds in costs.items())
+        load = os.getloadavg()[1]
+        self.report.facts.append(
+            f"     seconds of processor in {wall:.0f}: {said}; load {load:.1f}"
         )
 
     def _keep_evidence(self) -> None:
