@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 HOLDS = "import sys; f = open(sys.argv[1], 'r+b'); print('held', flush=True); sys.stdin.read()"
+# Python's own mmap would keep a descriptor.
 MAPS = (
-    "import mmap, sys; f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 0); f.close();"
+    "import ctypes, sys; f = open(sys.argv[1], 'r+b');"
+    "ctypes.CDLL(None).mmap(None, 4096, 1, 1, f.fileno(), ctypes.c_long(0)); f.close();"
     "print('held', flush=True); sys.stdin.read()"
 )
 # Its first thread ends, which makes it a zombie by its stat; the second one lives on.
