@@ -1,7 +1,7 @@
 """The only process starter. It starts, signals groups, peeks and reaps; it decides nothing.
 
 A Popen is kept, and none of its own methods called, until the reap: each of them would reap
-a zombie whose pid still has to be marked dead.
+a zombie whose shards still have to be claimed.
 """
 
 from __future__ import annotations

@@ -408,7 +408,7 @@ def is_starter(name: str) -> bool:
             return False
 
 
-def test_nothing_reaps_a_child_that_is_not_marked_dead() -> None:
+def test_nothing_reaps_a_child_that_is_not_claimed() -> None:
     # Only spawn.reap and spawn.reap_stranger may, and never whoever comes first.
     reaping = {"wait3", "wait4", "waitpid", "poll", "send_signal", "terminate", "communicate"}
     for name, room in read_rooms().items():

@@ -14,6 +14,7 @@ import pytest
 from rich.cells import cell_len
 
 from supervisor.config import Policy, SessionSpec
+from supervisor.drift import Finding
 from supervisor.fleet import Fleet, Phase, build_fleet
 from supervisor.lifecycle import Ending, Process, State, Target
 from supervisor.render import render_bytes, render_seconds, render_status
@@ -152,6 +153,18 @@ def test_the_document_has_the_keys_that_scripts_rely_on() -> None:
         "rss_bytes": 0,
         "reason": "it fell over",
     }
+
+
+def test_the_document_tells_what_drifted() -> None:
+    finding = Finding("claim-failed", "a (pid 7)", "moved", "no space", "make room", NOW - 2)
+    facts = replace(FACTS, findings=(finding,))
+    fleet = Fleet(metricsd=METRICSD, sessions={}, phase=Phase.SERVING)
+    (found,) = build_status(fleet, SPECS, facts, str, NOW)["drift"]
+    assert (found["kind"], found["subject"], found["since_seconds"]) == (
+        "claim-failed",
+        "a (pid 7)",
+        2.0,
+    )
 
 
 def test_the_document_is_plain_json_and_holds_no_environment() -> None:

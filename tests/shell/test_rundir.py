@@ -122,3 +122,24 @@ def test_a_directory_where_a_state_should_be_is_named(run_dir: RunDir) -> None:
     (run_dir.states / "paper.json").mkdir()
     with pytest.raises(PtsupError, match=r"paper\.json"):
         run_dir.clean()
+
+
+def test_the_page_part_is_private_replaced_whole_and_cleaned_away(run_dir: RunDir) -> None:
+    run_dir.write_metrics("one\n" * 1000)
+    with run_dir.metrics.open() as reader:
+        run_dir.write_metrics("two\n")
+        assert reader.read() == "one\n" * 1000  # whoever reads has a whole one
+    assert run_dir.metrics.read_text() == "two\n"
+    assert stat.S_IMODE(run_dir.metrics.stat().st_mode) == 0o600
+    (run_dir.path / ".metrics.tmp").write_text("torn")
+    run_dir.create()  # neither is a stranger's
+    run_dir.clean()
+    assert sorted(path.name for path in run_dir.path.iterdir()) == ["logs"]
+
+
+def test_no_page_part_is_written_into_another_directory(run_dir: RunDir) -> None:
+    run_dir.path.rename(run_dir.path.with_name("moved"))
+    run_dir.path.mkdir()
+    with pytest.raises(FileNotFoundError, match="was removed"):
+        run_dir.write_metrics("two\n")
+    assert list(run_dir.path.iterdir()) == []
