@@ -302,7 +302,7 @@ def _is_directory(path: Path) -> bool:
 def _has_mode(path: Path, check: Any) -> bool:
     try:
         return bool(check(path.lstat().st_mode))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

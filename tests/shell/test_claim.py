@@ -128,7 +128,11 @@ def test_without_the_library_or_with_a_broken_one_the_live_gauges_go_too(
 
 def test_a_pid_without_shards_leaves_no_trace(directory: Path) -> None:
     assert claim(directory, DEAD, pinned=True, after=4) == Claimed(4)
-    assert claim(directory / "missing", DEAD, pinned=True, after=4) == Claimed(4)
+    for nothing in (directory / "missing", Path(os.devnull)):
+        assert claim(nothing, DEAD, pinned=True, after=4) == Claimed(4)
+        assert complete_claims(nothing) == Claimed(0)
+        assert find_unowned(nothing, ()) == set()
+        assert list_unfolded(nothing) == ()
     assert not list(directory.iterdir())
 
 
