@@ -20,7 +20,15 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
 from telemetry.processes import holds, is_alive
-from telemetry.shards import RETIRED, SHARD_PREFIXES, Shard, ShardError, list_shards, open_shard
+from telemetry.shards import (
+    RETIRED,
+    SHARD_PREFIXES,
+    Defect,
+    Shard,
+    ShardError,
+    list_shards,
+    open_shard,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -235,17 +243,26 @@ def _find_number(directory: Path, after: int) -> int:
 
 
 def _read_folded(retired: Path) -> int:
-    """Read the last claim that the base holds; 0 without a base, or one that cannot be read."""
+    """Read the last claim that the base holds; 0 without a base, or one that is garbage.
+
+    Raises OSError when it is there and cannot be read now: a number given in ignorance of it
+    might be one that it holds, and that claim would be removed as folded.
+    """
     try:
         descriptor = open_shard(retired / "base")  # a regular file, or nothing
-    except (OSError, ShardError):
+    except FileNotFoundError:
         return 0
-    with os.fdopen(descriptor, "rb") as file:
-        try:
-            document: Any = json.loads(file.readline(_FIRST_LINE_BYTES))
-            number = document["claim"]
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except ShardError as error:
+        if error.defect is Defect.IRREGULAR or isinstance(error.__cause__, NotADirectoryError):
             return 0
+        raise error.__cause__ or OSError(errno.EIO, str(error)) from error
+    with os.fdopen(descriptor, "rb") as file:
+        line = file.readline(_FIRST_LINE_BYTES)
+    try:
+        document: Any = json.loads(line)
+        number = document["claim"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return 0
     return number if type(number) is int and number > 0 else 0
 
 

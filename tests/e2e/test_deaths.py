@@ -130,6 +130,20 @@ def test_a_claim_that_fails_gives_the_pid_back_and_is_told_until_it_is_made_up_f
     assert find_value(stack.scrape(), "ptsup_drift_findings", kind="claim-failed") == 0
 
 
+@LINUX_ONLY
+def test_an_orphan_whose_shards_cannot_be_claimed_is_reaped_all_the_same(stack: Stack) -> None:
+    stack.start("-s", f"forks={child('double_forks')}")
+    retired, aside = stack.multiproc_dir / RETIRED, stack.cwd / "aside"
+    wait_for(retired.exists, what="metricsd to have made it")
+    retired.rename(aside)
+    retired.symlink_to(aside)
+    orphan = int(wait_for_log(stack, "forks", "orphan").split()[-1])
+    wait_for(partial(is_gone, orphan), timeout_seconds=5, what="the orphan to be reaped")
+    (found,) = stack.status()["drift"]
+    assert (found["kind"], found["subject"]) == ("claim-failed", f"an orphan (pid {orphan})")
+    assert stack.counters()[BLOCKS] == 1
+
+
 @pytest.mark.skipif(
     os.getuid() != 0 or shutil.which("unshare") is None,
     reason="needs root and unshare (util-linux)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -212,6 +213,28 @@ def test_a_base_that_is_no_file_holds_nobody_up(directory: Path, kind: str) -> N
     else:
         base.symlink_to("base" if kind == "loop" else "/dev/zero")
     assert claim_again(directory) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
+def test_without_a_look_at_the_base_no_number_is_given(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    # The base holds claim 1 to 3: a new claim-1 would be removed as folded.
+    write_base(directory, '{"claim": 3}\n')
+    write_shards(directory, DEAD, "counter")
+    opening = os.open
+
+    def fail(path: Any, *arguments: Any, **more: Any) -> int:
+        if str(path).endswith("base"):
+            raise OSError(number, os.strerror(number), str(path))
+        return opening(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(OSError, match="cannot claim the shards of pid"):
+        claim(directory, DEAD, pinned=True)
+    assert list(list_claims(directory)) == ["open-1"]
+    monkeypatch.undo()
+    assert claim(directory, DEAD, pinned=True).number == 4
 
 
 def test_a_base_may_begin_with_a_long_line(directory: Path) -> None:
