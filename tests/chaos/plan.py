@@ -100,6 +100,7 @@ class Aim(StrEnum):
     CLAIM = "a claim is there"
     WRITING = "a base is being written"
     PUBLISHED = "a base was published"
+    REMOVING = "claims are being removed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,14 +178,15 @@ def plan_blows(seed: int, kills: int, stops: int, seconds: float) -> list[Blow]:
     rng.shuffle(signals)
     mean = max(0.1, (0.9 * seconds - 3 * stops) / len(signals) - 0.3)
     return [
-        Blow(
-            number=number,
-            signal=which,
-            pause_seconds=rng.uniform(0, 0.3)
-            if rng.random() < 0.15
-            else rng.uniform(0.2, 2) * mean,
-            aim=rng.choice([Aim.NOTHING, Aim.NOTHING, *Aim]),
-            moment_seconds=rng.uniform(0, 0.004),
-        )
+        _plan_blow(rng, number, which, rng.uniform(0.2, 2) * mean)
         for number, which in enumerate(signals, 1)
     ]
+
+
+def _plan_blow(rng: random.Random, number: int, which: signal.Signals, pause: float) -> Blow:
+    aim = rng.choice([Aim.NOTHING, Aim.NOTHING, *Aim, Aim.REMOVING])
+    if aim is Aim.REMOVING:  # the first fold of a new metricsd has the most to remove
+        pause, moment = rng.uniform(0, 0.3), 0.0
+    else:
+        moment = rng.uniform(0, 0.004)
+    return Blow(number=number, signal=which, pause_seconds=pause, aim=aim, moment_seconds=moment)

@@ -44,6 +44,8 @@ MODES: Final = (
 )
 # Whoever is to be killed waits for it, but not for ever.
 KILL_COMES_WITHIN_SECONDS: Final = 60.0
+# About as long as a fork needs until it can kill.
+FORK_SECONDS: Final = 0.001
 
 
 class Ledger:
@@ -189,6 +191,7 @@ def be_killed_soon(seconds: float) -> None:
         time.sleep(seconds)
         os.kill(leader, signal.SIGKILL)
         os._exit(0)
+    time.sleep(FORK_SECONDS)
 
 
 def main() -> int:

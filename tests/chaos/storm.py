@@ -434,6 +434,8 @@ class Storm:
             f" {len(self._crowd.killed)} of them killed by us; metricsd was killed"
             f" {blows['SIGKILL']} times and stopped {blows['SIGSTOP']} times"
         )
+        reached = ", ".join(f"{at} ({n})" for at, n in self.target.reached.most_common())
+        self.report.facts.append(f"     it was struck when: {reached}")
         self._say_costs()
 
     def _say_costs(self) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import select
 import signal
+import subprocess
+import sys
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 REPLACED_WITHIN_SECONDS = 15.0
 # What is aimed at may not come; then the blow falls anyway.
 AIM_SECONDS = 1.5
+STRIKER = Path(__file__).parent / "striker.py"
 
 
 @dataclass(slots=True)
@@ -30,6 +34,7 @@ class Target:
     stack: Stack
     log: EventLog
     deaths: list[Death] = field(default_factory=list)
+    reached: Counter[str] = field(default_factory=Counter)  # what metricsd was at, how often
 
     def find(self) -> tuple[int, int]:
         """Find the one that runs: its pid and a pidfd of it."""
@@ -59,12 +64,9 @@ class Target:
         """Strike, and wait until it is dead; one that was stopped must be killed for us."""
         pid, descriptor = self.find()
         try:
-            reached = self._wait_for(blow.aim)
-            time.sleep(blow.moment_seconds)
-            struck_at = self.log.note(
-                blow.signal.name, pid, "metricsd", f"#{blow.number}, {reached.value}"
-            )
-            signal.pidfd_send_signal(descriptor, blow.signal)
+            struck_at, reached = self._send(blow, descriptor)
+            self.log.note(blow.signal.name, pid, "metricsd", f"#{blow.number}, {reached}")
+            self.reached[reached] += 1
             dead = self._wait_for_death(descriptor)
             dead_at = self.log.note("dead", pid, "metricsd", "" if dead else "not even now: killed")
             if not dead:
@@ -73,8 +75,6 @@ class Target:
                     f"metricsd (pid {pid}) was not replaced within {REPLACED_WITHIN_SECONDS:g} s"
                     f" after {blow.signal.name}"
                 )
-        except ProcessLookupError:
-            dead_at = struck_at = self.log.note("gone", pid, "metricsd", "before it was struck")
         finally:
             os.close(descriptor)
         # One that was stopped has been killed by somebody else, a moment ago.
@@ -89,27 +89,21 @@ class Target:
         poll.register(descriptor, select.POLLIN)
         return bool(poll.poll(REPLACED_WITHIN_SECONDS * 1000))
 
-    def _wait_for(self, aim: Aim) -> Aim:
-        """Wait until metricsd is at what is aimed at; give what was reached."""
-        retired = self.stack.multiproc_dir / ".retired"
-        base, first = retired / "base", _read_inode(retired / "base")
-        deadline = time.monotonic() + AIM_SECONDS
-        while aim is not Aim.NOTHING and time.monotonic() < deadline:
-            match aim:
-                case Aim.CLAIM:
-                    reached = any(retired.glob("claim-*"))
-                case Aim.WRITING:
-                    reached = (retired / "base.tmp").exists()
-                case Aim.PUBLISHED:
-                    reached = _read_inode(base) != first
-            if reached:
-                return aim
-            time.sleep(0.0003)  # what is aimed at lasts for about a millisecond
-        return Aim.NOTHING
-
-
-def _read_inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return 0
+    def _send(self, blow: Blow, descriptor: int) -> tuple[float, str]:
+        """Send the signal when the aim is reached; give the moment before, and what was reached."""
+        if blow.aim is Aim.NOTHING:
+            time.sleep(blow.moment_seconds)
+            struck_at = time.monotonic()
+            signal.pidfd_send_signal(descriptor, blow.signal)
+            return struck_at, blow.aim.value
+        words = [str(descriptor), str(int(blow.signal)), str(self.stack.multiproc_dir / ".retired")]
+        words += [blow.aim.value, str(blow.moment_seconds), str(AIM_SECONDS)]
+        done = subprocess.run(
+            [sys.executable, "-S", "-E", STRIKER, *words],
+            pass_fds=[descriptor],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        moment, _, reached = done.stdout.strip().partition(" ")
+        return float(moment), reached
