@@ -191,6 +191,32 @@ def test_on_a_read_only_or_full_disk_sessions_end_and_their_counts_stay(
     assert 'peaktrade_risk_blocks_total{reason="runtime:halt"} 5.0' in done.stdout
 
 
+def test_status_counts_the_shards_of_the_living_of_the_dead_and_the_unreadable(
+    stack: Stack,
+) -> None:
+    stack.start("-s", "a=sleep 600")
+    pid = stack.session("a")["pid"]
+    plant(stack, pid, 5)
+    (stack.multiproc_dir / f"histogram_{pid}.db").write_bytes(b"garbage!" * 8)
+
+    def count() -> tuple[int, int, int]:
+        shards = stack.status()["shards"]
+        return shards["live"], shards["retired"], shards["unreadable"]
+
+    def is_unreadable() -> bool:
+        return "counter" in stack.scrape() and count() == (2, 0, 1)
+
+    wait_for(is_unreadable, what="the health document")
+    assert stack.session("a")["shards"] == 2
+    assert stack.status()["shards"]["bytes"] > 64
+    # Without a supervisor the document says the same of the files, and nothing of metricsd.
+    supervisor = stack.status()["supervisor"]["pid"]
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for(partial(is_gone, supervisor))
+    assert stack.status(code=4)["shards"]["live"] == 2
+    assert stack.status(code=4)["shards"]["unreadable"] == 0
+
+
 def test_keep_shards_keeps_the_claims_too_and_stop_alone_keeps_nothing(stack: Stack) -> None:
     stack.start("-s", "a=sleep 600")
     plant(stack, stack.session("a")["pid"], 5)
