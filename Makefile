@@ -10,7 +10,7 @@ SECONDS ?= 120
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test chaos check docs bench lock clean
+.PHONY: demo test chaos fuzz equality check docs bench lock clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
