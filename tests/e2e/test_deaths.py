@@ -132,11 +132,12 @@ def test_a_claim_that_fails_gives_the_pid_back_and_is_told_until_it_is_made_up_f
 
 @LINUX_ONLY
 def test_an_orphan_whose_shards_cannot_be_claimed_is_reaped_all_the_same(stack: Stack) -> None:
-    stack.start("-s", f"forks={child('double_forks')}")
+    stack.start()
     retired, aside = stack.multiproc_dir / RETIRED, stack.cwd / "aside"
     wait_for(retired.exists, what="metricsd to have made it")
     retired.rename(aside)
     retired.symlink_to(aside)
+    stack.start("-s", f"forks={child('double_forks')}")
     orphan = int(wait_for_log(stack, "forks", "orphan").split()[-1])
     wait_for(partial(is_gone, orphan), timeout_seconds=5, what="the orphan to be reaped")
     (found,) = stack.status()["drift"]
