@@ -50,11 +50,13 @@ class Claims:
     async def sweep(self) -> None:
         """Claim what nobody living owns: of workers whose own parent reaped them, of strangers."""
         try:
-            unowned = await asyncio.to_thread(find_unowned, self.directory, self.find_own())
-            self._number = complete_claims(self.directory, self._number).number
+            await self._sweep()
         except Exception as error:  # noqa: BLE001 - out of threads, say: the next one may do it
             self._note_failure("the sweep", _NOBODY, error)
-            return
+
+    async def _sweep(self) -> None:
+        unowned = await asyncio.to_thread(find_unowned, self.directory, self.find_own())
+        self._number = complete_claims(self.directory, self._number).number
         self._forget(self.findings.keys() - unowned - self.find_own())
         for pid in sorted(unowned):
             if pid not in self.find_own():  # it may have been given to a child of ours by now

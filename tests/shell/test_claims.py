@@ -207,6 +207,25 @@ def test_a_sweep_that_fails_is_told_and_the_next_one_does_it(
     assert flat(directory) == set()
 
 
+@pytest.mark.parametrize("times", range(3))
+def test_a_sweep_that_cannot_list_our_children_ends_nothing(
+    directory: Path, scene: Scene, times: int
+) -> None:
+    write(directory, DEAD)
+    answers = iter([set[int]()] * times)
+
+    def find_own() -> set[int]:
+        try:
+            return next(answers)
+        except StopIteration:
+            raise OSError(24, "Too many open files") from None
+
+    scene.claims.find_own = find_own
+    scene.sweep()
+    assert [found.actual for found in scene.claims.findings.values()] == ["Too many open files"]
+    assert flat(directory) == {DEAD}
+
+
 def test_a_broken_library_is_a_failed_claim_and_no_more(
     directory: Path, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
