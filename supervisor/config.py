@@ -50,16 +50,20 @@ class Policy:
     backoff_limit_seconds: float = 30.0
     failure_limit: int | None = 5  # None: it never gives up
     success_exit_codes: frozenset[int] = frozenset({0})
-    start_timeout_seconds: float | None = None  # None: up as soon as it is spawned
+    # None: up as soon as it is spawned. Doubled with each failure in a row, for a slow machine.
+    start_timeout_seconds: float | None = None
+    start_timeout_limit_seconds: float = 30.0
 
 
 METRICSD_POLICY: Final = Policy(
     restart=RestartWhen.ALWAYS,
     stop_timeout_seconds=5.0,
+    # Who served for a second and is killed is to be back at once: scrapes wait.
+    stable_seconds=1.0,
     backoff_seconds=0.1,
     backoff_limit_seconds=1.0,
     failure_limit=None,
-    start_timeout_seconds=10.0,
+    start_timeout_seconds=3.0,
 )
 
 

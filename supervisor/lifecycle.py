@@ -145,14 +145,14 @@ def decide(process: Process, event: ProcessEvent, now: float) -> Decision:
 
 
 def _spawn(process: Process, now: float) -> Decision:
-    policy, incarnation = process.policy, process.incarnation + 1
-    deadline = now + policy.start_timeout_seconds if policy.start_timeout_seconds else None
+    incarnation = process.incarnation + 1
+    timeout = find_start_timeout_seconds(process)
     after = replace(
         process,
         state=State.STARTING,
         target=Target.UP,
         incarnation=incarnation,
-        deadline=deadline,
+        deadline=None if timeout is None else now + timeout,
         started_at=None,
         ready_at=None,
         ended_at=None,
@@ -160,6 +160,15 @@ def _spawn(process: Process, now: float) -> Decision:
         reason="",
     )
     return after, (Spawn(process.name, incarnation),)
+
+
+def find_start_timeout_seconds(process: Process) -> float | None:
+    """How long it may take to be ready: longer after each failure; None when it need not be."""
+    policy = process.policy
+    if policy.start_timeout_seconds is None:
+        return None
+    doubled = policy.start_timeout_seconds * 2.0 ** min(process.failures, 32)
+    return min(doubled, policy.start_timeout_limit_seconds)
 
 
 def _start(process: Process, _event: Start | Restart, now: float) -> Decision:
@@ -234,7 +243,7 @@ def _go_on(process: Process, _event: DeadlinePassed, now: float) -> Decision:
 
 
 def _kill_unready(process: Process, _event: DeadlinePassed, now: float) -> Decision:
-    reason = f"not ready {process.policy.start_timeout_seconds:g} s after its start"
+    reason = f"not ready {find_start_timeout_seconds(process):g} s after its start"
     return _kill(replace(process, ending=Ending.UNHEALTHY, reason=reason), now)
 
 

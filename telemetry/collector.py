@@ -7,6 +7,7 @@ directory that cannot be read costs no scrape: what was last read stays on the p
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import threading
@@ -160,15 +161,19 @@ class ShardCollector:
         Raises RetiredHeldError when another process folds there, OSError when the base is there
         and cannot be read now.
         """
-        self._try("lock .retired", self._take_lock)
+        base = Base()
+        self._try("lock .retired", self._take_lock)  # on a read-only disk there is no fold
         try:
+            self._refuse_other()
             base = read_base(self._retired)
+        except NotADirectoryError as error:
+            self._complain("claims", f"cannot use {self._retired}: {error.strerror}")
         except BaseError as error:
             kept = set_aside_base(self._retired)
             _logger.error("the base is unreadable (%s); kept as %s", error, kept)  # noqa: TRY400
-            base = Base()
         self._use_base(base)
-        self._try("recover", lambda: recover(self._retired, base))
+        if self._lock is not None:
+            self._try("recover", lambda: recover(self._retired, base))
 
     def close(self) -> None:
         """Give back the lock and the shards."""
@@ -224,11 +229,7 @@ class ShardCollector:
         # In this order: a shard moves from the flat directory into a claim, and is seen in one.
         former, refused = self._listed, self._readings.refused
         flat = list_directory(self._directory, former.flat)
-        claims = [
-            claim
-            for claim in list_claims(self._retired)
-            if claim.number is None or claim.number > self._base.claim
-        ]
+        claims = self._list_claims()
         if flat is former.flat and not claims and not former.claims and not refused:
             return former
         defects = Counter(defect for _, defect in flat.defects)
@@ -237,6 +238,24 @@ class ShardCollector:
             placed += [Placed(shard, claim.number or 0) for shard in claim.shards]
             defects.update(defect for _, defect in claim.defects)
         return _Listed(flat, placed, claims, defects)
+
+    def _list_claims(self) -> list[Claim]:
+        """List what the base does not hold yet; where that cannot be done, the last list stands.
+
+        Raises FileNotFoundError when a claim goes while it is listed.
+        """
+        try:
+            self._refuse_other()
+            claims = list_claims(self._retired)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            self._complain("claims", f"cannot use {self._retired}: {error.strerror or error}")
+            return self._listed.claims
+        self._complain("claims", "")
+        return [
+            claim for claim in claims if claim.number is None or claim.number > self._base.claim
+        ]
 
     def _find_plan(self) -> Plan:
         """Find what adds up with what; decided anew only when the series have changed."""
@@ -369,9 +388,17 @@ class ShardCollector:
             os.close(self._lock)
             self._lock = None
         if self._directory.is_dir():
+            self._refuse_other()
             self._lock = lock_retired(self._directory)
             if self._lock is None:
                 raise RetiredHeldError(self._retired)
+
+    def _refuse_other(self) -> None:
+        """Raise NotADirectoryError when `.retired` is anything else, a link to one included."""
+        if os.path.lexists(self._retired) and (
+            self._retired.is_symlink() or not self._retired.is_dir()
+        ):
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(self._retired))
 
     def _choose_claims(self) -> list[Claim]:
         """Choose the complete claims to fold, after a reading that is the last word on them."""
@@ -379,7 +406,7 @@ class ShardCollector:
             return []
         self._read()
         # What could not be opened now may be opened later, and is not to be folded past.
-        if self._readings.starved or "list" in self._complaints:
+        if self._readings.starved or not {"list", "claims"}.isdisjoint(self._complaints):
             return []
         complete = [claim for claim in self._listed.claims if claim.number is not None]
         return complete[:_CLAIMS_AT_ONCE]

@@ -154,6 +154,9 @@ def _serve(options: Options) -> None:
     folder = Folder(collector)
     application = Application(collector, options.directory, folder.nudge)
     server = Server(application, sock, connection_limit=shares.connections)
+    # Before anybody is let in: the first page takes longer than all others, and who waits for
+    # it outside can still be answered by another metricsd.
+    collector.render("")
     folder.start()
     server.start()
     number = signal.sigwait(STOP_SIGNALS)
@@ -199,7 +202,8 @@ def _open_collector(options: Options, descriptor_limit: int) -> Collector:
         # which decides at its import whether its own metrics become shards.
         from telemetry.collector import RetiredHeldError, open_collector  # noqa: PLC0415
     except ImportError as error:
-        _logger.warning("cannot import prometheus_client (%s): /metrics stays empty", error)
+        missing = (error.name or "").partition(".")[0] or error
+        _logger.warning("cannot import %s: /metrics stays empty", missing)
         return EmptyCollector()
     try:
         return open_collector(

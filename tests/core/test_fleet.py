@@ -592,7 +592,7 @@ def test_the_deadline_is_the_earliest_of_all() -> None:
     scene = Play("a", "r")
     assert scene.fleet.deadline is None
     scene.tell("start metricsd")
-    assert scene.fleet.deadline == 10  # metricsd's start timeout
+    assert scene.fleet.deadline == 3  # metricsd's start timeout
     scene.tell("ready metricsd")
     assert scene.fleet.deadline is None
     scene.tell("stop a")

@@ -35,6 +35,7 @@ from supervisor.lifecycle import (
     Target,
     decide,
     find_backoff_seconds,
+    find_start_timeout_seconds,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ NO: Final = Policy(
 )
 ON_FAILURE: Final = replace(NO, restart=RestartWhen.ON_FAILURE)
 ALWAYS: Final = replace(NO, restart=RestartWhen.ALWAYS)
-FOR_EVER: Final = replace(ALWAYS, failure_limit=None, start_timeout_seconds=4)
+FOR_EVER: Final = replace(
+    ALWAYS, failure_limit=None, start_timeout_seconds=4, start_timeout_limit_seconds=4
+)
 
 # Processes as they may stand at NOW, each in its third incarnation after two failures.
 _NONE: Final = Process(name="paper", policy=NO, target=Target.UP, incarnation=3, failures=2)
@@ -952,17 +955,37 @@ def test_a_start_that_takes_too_long_is_killed_and_tried_again() -> None:
 
 
 def test_one_that_was_never_ready_was_not_stable_however_long_it_lived() -> None:
-    assert METRICSD_POLICY.start_timeout_seconds == METRICSD_POLICY.stable_seconds
+    assert METRICSD_POLICY.start_timeout_seconds is not None
+    assert METRICSD_POLICY.start_timeout_seconds > METRICSD_POLICY.stable_seconds
     process = play(
         METRICSD_POLICY,
         """
-        0   start       starting  SPAWN
-        0   spawned     starting
-        10  deadline    killing   KILL
-        10  exited(-9)  backoff   CLAIM REAP
+        0  start       starting  SPAWN
+        0  spawned     starting
+        3  deadline    killing   KILL
+        3  exited(-9)  backoff   CLAIM REAP
         """,
     )
-    assert (process.failures, process.reason) == (1, "not ready 10 s after its start")
+    assert (process.failures, process.reason) == (1, "not ready 3 s after its start")
+
+
+@pytest.mark.parametrize(("failures", "seconds"), [(0, 3), (1, 6), (3, 24), (4, 30), (5000, 30)])
+def test_a_start_that_failed_is_given_longer_the_next_time(failures: int, seconds: int) -> None:
+    process = Process(name="metricsd", policy=METRICSD_POLICY, failures=failures)
+    assert find_start_timeout_seconds(process) == seconds
+
+
+def test_who_is_killed_after_a_second_of_service_is_back_at_once() -> None:
+    process = play(
+        METRICSD_POLICY,
+        """
+        0  start       starting  SPAWN
+        0  spawned     starting
+        1  ready       running
+        2  exited(-9)  starting  CLAIM REAP SPAWN
+        """,
+    )
+    assert process.failures == 0
 
 
 def test_an_unhealthy_one_is_killed_and_restarted() -> None:
@@ -972,8 +995,8 @@ def test_an_unhealthy_one_is_killed_and_restarted() -> None:
         0     start       starting  SPAWN
         0     spawned     starting
         1     ready       running
-        5     unhealthy   killing   KILL
-        5     exited(-9)  backoff   CLAIM REAP
+        1.5   unhealthy   killing   KILL
+        1.5   exited(-9)  backoff   CLAIM REAP
         due   deadline    starting  SPAWN
         6     spawned     starting
         6     ready       running

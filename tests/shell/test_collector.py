@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -301,6 +302,40 @@ def test_a_shard_counts_once_wherever_it_lies(directory: Path) -> None:
     assert jobs(collector) == expected
     assert not collector.fold()
     assert sorted(p.name for p in (directory / RETIRED).iterdir()) == ["base", "open-1"]
+
+
+@pytest.mark.parametrize("obstacle", ["file", "link"])
+def test_a_retired_that_is_no_directory_costs_the_flat_shards_nothing(
+    directory: Path, tmp_path: Path, obstacle: str
+) -> None:
+    if obstacle == "file":
+        (directory / RETIRED).touch()
+    else:
+        (tmp_path / "elsewhere" / "claim-1").mkdir(parents=True)
+        write_counter(tmp_path / "elsewhere" / "claim-1" / "counter_9.db", 100)
+        (directory / RETIRED).symlink_to(tmp_path / "elsewhere")
+    collector = open_collector(directory)
+    for value in (1, 2):
+        write_counter(directory / f"counter_{value}.db", value)
+        assert scrape(collector)['jobs_total{reason="0"}'] == [1, 3][value - 1]
+        assert not collector.fold()
+
+
+def test_a_retired_that_was_removed_is_made_and_filled_again(directory: Path) -> None:
+    write_counter(directory / "counter_1.db", 1)
+    write_counter(directory / "counter_2.db", 2)
+    claim(directory, 1, "counter_1.db")
+    collector = open_collector(directory)
+    assert collector.fold()
+    shutil.rmtree(directory / RETIRED)
+    claim(directory, 2, "counter_2.db")
+    assert jobs(collector) == {'jobs_total{reason="0"}': 3}
+    assert collector.fold()
+    assert jobs(collector) == {'jobs_total{reason="0"}': 3}
+    with pytest.raises(RetiredHeldError):
+        open_collector(directory)
+    collector.close()
+    assert jobs(open_collector(directory)) == {'jobs_total{reason="0"}': 3}
 
 
 def test_live_gauges_count_in_the_flat_directory_only(directory: Path) -> None:

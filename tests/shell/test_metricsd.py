@@ -371,7 +371,7 @@ def test_without_the_library_it_warns_and_the_target_stays_up(
             response = metricsd.request("GET", "/metrics")
         assert (response.status, response.body) == (200, b"")
         assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-        assert "WARNING cannot import prometheus_client" in metricsd.log
+        assert "WARNING cannot import prometheus_client: /metrics stays empty" in metricsd.log
         assert "Traceback" not in metricsd.log
         assert metricsd.end() == 0
 
@@ -519,6 +519,12 @@ def test_health_describes_the_daemon(start: Start, directory: Path) -> None:
         "last_scrape_age_seconds": None,
         "scrape_interval_seconds": None,
         "scrapes_total": 0,
+        "base_claim": 0,
+        "directory": "ok",
+        "label_violations": [],
+        "label_violations_total": 0,
+        "shards_retired": 0,
+        "shards_unreadable": {},
     }
 
 
