@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from bench.peers import (
+    SCALE,
     Peer,
     check_pages,
     divide,
@@ -65,13 +66,13 @@ BESIDE_THE_DEAD: Final = scale(50, 5)
 # Enough for a 99th percentile of the quick ones.
 SCRAPES_BESIDE_THE_DEAD: Final = scale(400, 20)
 # A cell of the first table takes about this long; the slow ones have fewer turns, never none.
-SECONDS_A_CELL: Final = 12.0 / scale(8)
+SECONDS_A_CELL: Final = 12.0 / min(SCALE, 8)
 USUAL: Final = (scale(1_000, 20), 100)  # sessions, series
 SCRAPERS: Final = 8
 ROUNDS_OF_SCRAPERS: Final = scale(40, 3)
 BIRTHS_PER_SECOND: Final = 100
 CHURNING: Final = scale(200, 10)
-CHURN_SECONDS: Final = 24.0 / scale(8)
+CHURN_SECONDS: Final = 24.0 / min(SCALE, 8)
 COLD: Final = (scale(5_000, 20), 100)
 COLD_STARTS: Final = 3
 EMPTY_STARTS: Final = scale(11, 3)
@@ -439,7 +440,7 @@ def test_system_calls() -> None:
 
 
 def _trace(dead: int) -> list[str]:
-    """Trace some scrapes; the median of each count, and the others where they differ."""
+    """Trace some scrapes; the median of each count."""
     counts = []
     with Population(100) as population:
         population.add_living(BESIDE_THE_DEAD)
