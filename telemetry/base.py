@@ -90,6 +90,14 @@ def absorb_all(base: Base, claims: Iterable[tuple[int, Iterable[ShardEntries]]])
     return Base(newest, draft.sections, draft.dropped)
 
 
+def absorb_removed(base: Base, shards: Iterable[ShardEntries]) -> Base:
+    """Add shards that lie in no claim, because somebody removed them; nobody can add them again."""
+    draft = _Draft(base)
+    for kind, mode, pid, entries in shards:
+        draft.add(kind, mode, pid, entries)
+    return Base(base.claim, draft.sections, draft.dropped)
+
+
 class _Draft:
     """A base being made: its own are the sections it has written to, the others still the old's."""
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from telemetry import own_metrics
-from telemetry.base import Base, BaseError, absorb_all
+from telemetry.base import Base, BaseError, absorb_all, absorb_removed
 from telemetry.families import OWN_MODES, Totals, add_up, build_base_groups, build_plan
 from telemetry.fold import (
     BASE,
@@ -357,19 +357,17 @@ class ShardCollector:
             return False
         with self._turn:
             claims = self._choose_claims()
-            if not claims and not self._is_base_lost():
+            gone = self._readings.find_unlinked_dead()
+            if not claims and not gone and not self._is_base_lost():
                 return False
             chosen = {claim.path: self._find_sources(claim) for claim in claims}
-            gone = self._readings.find_unlinked_dead() if claims else []
             bad = self._find_bad(chosen)
             held = [
                 (claim.number or 0, [self._describe(source) for source in chosen[claim.path]])
                 for claim in claims
             ]
-            if held:
-                # Removed by somebody, so in no claim; their process is dead, so they say no more.
-                held[-1][1].extend(map(self._describe, gone))
-        base = absorb_all(self._base, held)
+            removed = [self._describe(source) for source in gone]
+        base = absorb_removed(absorb_all(self._base, held), removed)
         write_next(self._retired, base)
         with self._turn:
             publish(self._retired)

@@ -331,27 +331,31 @@ class Readings:
         """Read some rows and take over what is good; return those of another length than known."""
         sources = group.sources[rows]
         block = self._scratch[: len(sources) * width].reshape(len(sources), width)
-        silent = self._fill(block, sources)
+        came = self._fill(block, sources)
         used = block.view(np.int32)[:, 0]
-        odd = [int(row) for row in np.flatnonzero(used != ends[rows]) if row not in silent]
+        odd = [int(row) for row in np.flatnonzero(used != ends[rows]) if row not in came]
         where = index if index.ndim == 1 else index[rows]
         values, stamps = _gather(block, where), None
         if group.stamps is not None:
             stamps = _gather(block, where + 1)
             self._settle(block, sources, where, values, stamps)
-        # Where the header is garbage, or nothing came, the last good values stand.
-        kept = [*silent, *(row for row in odd if used[row] < ends[rows][row])]
-        values[kept] = group.values[rows][kept]
+        # Where the header is garbage, or the end did not come, the last good values stand.
+        for row in (*came, *(row for row in odd if used[row] < ends[rows][row])):
+            whole = came.get(row, 0) if used[row] >= HEADER_BYTES else 0
+            places = where if where.ndim == 1 else where[row]
+            kept = (places + 2) * _WORD > whole
+            values[row, kept] = group.values[rows][row, kept]
+            if stamps is not None and group.stamps is not None:
+                stamps[row, kept] = group.stamps[rows][row, kept]
         if stamps is not None and group.stamps is not None:
-            stamps[kept] = group.stamps[rows][kept]
             group.stamps[rows] = stamps
         self._judge(group, rows, values)
         group.values[rows] = values
         return [(sources[row], int(used[row])) for row in odd]
 
-    def _fill(self, block: Floats, sources: Sequence[Source]) -> set[int]:
-        """Read a row for each source; return the rows that did not come whole."""
-        silent: set[int] = set()
+    def _fill(self, block: Floats, sources: Sequence[Source]) -> dict[int, int]:
+        """Read a row for each source; return how many bytes came of those that are not whole."""
+        came: dict[int, int] = {}
         stride = block.shape[1] * _WORD
         room = block.data.cast("B")
         at, preadv = 0, os.preadv
@@ -364,13 +368,13 @@ class Readings:
                     got = _read_anew(source, room[at : at + end])
             except (OSError, ShardError) as error:
                 self._note(source, error.defect if isinstance(error, ShardError) else Defect.IO)
-                silent.add(row)
+                came[row] = 0
             else:
                 if got != end:
                     self._note(source, Defect.TRUNCATED)
-                    silent.add(row)
+                    came[row] = got
             at += stride
-        return silent
+        return came
 
     def _settle(
         self,
@@ -575,7 +579,8 @@ class Readings:
     def list_defects(self) -> Iterator[tuple[Shard, set[Defect]]]:
         """List the shards something is wrong with, and what."""
         for inode in self._defects.keys() | self._partial:
-            if (source := self.sources.get(inode)) is not None:
+            source = self.sources.get(inode)
+            if source is not None and source.listed:
                 yield source.shard, self.find_defects(source)
         for shard, defect in self._refused.values():
             yield shard, {defect}

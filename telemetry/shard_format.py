@@ -57,6 +57,10 @@ class Defect(StrEnum):
     FELL = "fell"  # a counter below its own last value
 
 
+# What a sample's name adds to its family's.
+_SUFFIXES: Final = frozenset({"", "_total", "_created", "_bucket", "_sum", "_count"})
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
     """What a key says: the family, its help, the sample's name and its sorted labels."""
@@ -135,25 +139,31 @@ def parse_key(raw: bytes, kind: str) -> Key | None:
     try:
         document: Any = json.loads(raw.decode())
         family, name, labels, help_text = document
-        pairs = tuple(sorted(labels.items()))
+        names, texts = [family, name, *labels], [help_text, *labels.values()]
+        # Half of a surrogate pair cannot be put on the page.
+        "".join(names + texts).encode()
+        bound = float(labels["le"]) if kind == "histogram" and "le" in labels else 0.0
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
-    texts = [family, name, help_text, *(text for pair in pairs for text in pair)]
-    if not (family and name and all(isinstance(text, str) for text in texts)):
+    # The library takes a name that ends in a newline for a good one, and writes it as it is.
+    if not all(names) or "\n" in "".join(names) or math.isnan(bound):
         return None
-    try:
-        "".join(texts).encode()  # half of a surrogate pair cannot be put on the page
-        bound = float(labels.get("le", 0)) if kind == "histogram" else 0.0
-    except ValueError:
+    if not name.startswith(family) or name[len(family) :] not in _SUFFIXES:
         return None
-    return None if math.isnan(bound) else Key(family, name, pairs, help_text)
+    return Key(family, name, tuple(sorted(labels.items())), help_text)
 
 
 def is_count(kind: str, key: Key) -> bool:
     """Whether a series only ever counts up: a counter, a bucket, a number of observations."""
-    return kind == "counter" or (
-        kind in {"histogram", "summary"} and key.name.endswith(("_bucket", "_count"))
-    )
+    match kind:
+        case "counter":
+            return True
+        case "histogram":
+            return key.name.endswith("_count") or any(name == "le" for name, _ in key.labels)
+        case "summary":
+            return key.name.endswith("_count")
+        case _:
+            return False
 
 
 # -- Writing --------------------------------------------------------------------------------------
