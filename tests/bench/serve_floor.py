@@ -41,7 +41,7 @@ class Floor:
             descriptor = os.open(shard.path, os.O_RDONLY)
             data = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
             end = int(np.frombuffer(data[:4], dtype=np.int32)[0])
-            if len(data) > len(images.get(shard.kind, b"")):
+            if len(data) >= len(images.get(shard.kind, b"")):  # the last one read counts
                 images[shard.kind] = data
             used.append((descriptor, shard.kind, end))
         # Each kind is read into a place of its own, one shard over the other.
