@@ -12,6 +12,7 @@ import re
 import shutil
 import signal
 import statistics
+import subprocess
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -43,7 +44,6 @@ from bench.population import Population
 from waiting import wait_for
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -74,7 +74,7 @@ BIRTHS_PER_SECOND: Final = 100
 CHURNING: Final = scale(200, 10)
 CHURN_SECONDS: Final = 24.0 / min(SCALE, 8)
 COLD: Final = (scale(5_000, 20), 100)
-COLD_STARTS: Final = 3
+COLD_STARTS: Final = 5
 EMPTY_STARTS: Final = scale(11, 3)
 STRACED_SCRAPES: Final = 20
 STORM_PHASES: Final = scale(8, 2)
@@ -313,7 +313,7 @@ def test_churn() -> None:
     )
 
 
-_PIPES: Final = {"stdin": -1, "stdout": -1}  # subprocess.PIPE
+_PIPES: Final = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
 
 
 def _wait_ready(churn: subprocess.Popen[bytes]) -> None:
@@ -378,32 +378,49 @@ def test_cold_start() -> None:
     sessions, series = COLD
     print_section(
         "Cold start",
-        f"Servers started anew each time, in turn. *First scrape*: of {sessions:,} living sessions"
-        f" x {series}, once the server is there. *Start to first page*: from the start of the"
-        " process, of the same, and of an empty directory. Milliseconds: median (least … most).",
+        f"Started anew each time, in turn; {sessions:,} living sessions x {series}. *Nothing"
+        " cached*: the first page of a fresh collector, without HTTP and imports. *First scrape*:"
+        " over HTTP, once the server answers; metricsd has read everything by then. *Start to"
+        " first page*: from the start of the process, of the same, and of an empty directory."
+        " Milliseconds: median (least … most).",
     )
     found: dict[str, Times] = {}
     with Population(series) as population:
         population.add_living(sessions)
         for _ in range(COLD_STARTS):
             population.bump()
-            for name in ("stock", "ptsup"):
+            for name in _COLLECTORS:
+                _note(found, "nothing cached", name, _time_first_page(name, population))
+            for name in _COLLECTORS:
                 seconds = _time_start(name, population, ready_first=True)
-                found.setdefault("first scrape", {}).setdefault(name, []).append(seconds)
-            for name in ("stock", "ptsup"):
+                _note(found, "first scrape", name, seconds)
+            for name in _COLLECTORS:
                 seconds = _time_start(name, population, ready_first=False)
-                found.setdefault("start to first page", {}).setdefault(name, []).append(seconds)
+                _note(found, "start to first page", name, seconds)
     with Population(20) as population:
         for _ in range(EMPTY_STARTS):
-            for name in ("stock", "ptsup"):
+            for name in _COLLECTORS:
                 seconds = _time_start(name, population, ready_first=False)
-                row = found.setdefault("start to first page, empty directory", {})
-                row.setdefault(name, []).append(seconds)
+                _note(found, "start to first page, empty directory", name, seconds)
     rows = [
         [what, *map(render_spread, times.values()), divide(times["stock"], times["ptsup"])]
         for what, times in found.items()
     ]
-    print_table(("", "stock", "ptsup", "stock ÷ ptsup"), rows)
+    print_table(("", *_COLLECTORS, "stock ÷ ptsup"), rows)
+
+
+_COLLECTORS: Final = ("stock", "ptsup")
+
+
+def _note(found: dict[str, Times], what: str, name: str, seconds: float) -> None:
+    found.setdefault(what, {}).setdefault(name, []).append(seconds)
+
+
+def _time_first_page(name: str, population: Population) -> float:
+    directory = population.stock if name == "stock" else population.ours
+    with running(program("first_page", name, directory), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        return float(process.stdout.readline())
 
 
 def _time_start(name: str, population: Population, *, ready_first: bool) -> float:
