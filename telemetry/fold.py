@@ -60,14 +60,18 @@ class Claim:
 # -- Reading --------------------------------------------------------------------------------------
 
 
-def list_claims(retired: Path) -> list[Claim]:
+def list_claims(retired: Path, *, after: int = 0) -> list[Claim]:
     """List the claims: complete ones by number, then open ones; none when there is no directory.
+
+    Of the complete ones only those with a number above `after`.
 
     Raises FileNotFoundError when a claim goes, or is completed, while it is listed: list anew.
     Raises OSError when one cannot be listed; it must not be folded past.
     """
     claims = []
     for is_open, number, path in _find_claims(retired):
+        if not is_open and number <= after:
+            continue
         listing = list_directory(path)
         shards = tuple(shard for shard in listing.shards if not shard.live)
         claims.append(Claim(None if is_open else number, path, shards, listing.defects))
