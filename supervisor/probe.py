@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import time
@@ -29,6 +30,10 @@ PROBE_SECONDS: Final = 1.0  # from the start of one to the start of the next
 ANSWER_SECONDS: Final = 0.95
 # What fails at once (a full queue, a reset) is asked again after so long.
 ASK_AGAIN_SECONDS: Final = 0.1
+# What is wrong with this process or machine, and says nothing about metricsd.
+_STARVED: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}
+)
 # When we wake so much too late, it was we who hung (stopped, swapped out), and nobody else.
 LATE_SECONDS: Final = 0.25
 # A health document that is older says nothing about now.
@@ -107,7 +112,12 @@ class Prober:
     async def _probe_running(self, metricsd: Process) -> None:
         deadline = time.monotonic() + ANSWER_SECONDS
         while (left := deadline - time.monotonic()) > 0:
-            health = await probe_health(self.host, self.port, left)
+            try:
+                health = await _fetch_health(self.host, self.port, left)
+            except OSError as error:
+                if error.errno in _STARVED:
+                    return
+                health = None
             if health is not None and health.get("pid") == metricsd.pid:
                 self._health, self._health_at = health, time.monotonic()
                 return
@@ -163,11 +173,18 @@ async def probe_scrape(host: str, port: int, timeout_seconds: float) -> bool:
 
 async def probe_health(host: str, port: int, timeout_seconds: float) -> dict[str, Any] | None:
     """Fetch metricsd's /healthz document; None when it does not come within the timeout."""
+    with contextlib.suppress(OSError):
+        return await _fetch_health(host, port, timeout_seconds)
+    return None
+
+
+async def _fetch_health(host: str, port: int, timeout_seconds: float) -> dict[str, Any] | None:
+    """Do that, but raise OSError for what went wrong on the way there."""
     try:
         async with asyncio.timeout(timeout_seconds):
             status, body = await _get(host, port, "/healthz")
             document = json.loads(body)
-    except (OSError, ValueError, EOFError):
+    except (TimeoutError, ValueError, EOFError):
         return None
     return document if status == 200 and isinstance(document, dict) else None
 

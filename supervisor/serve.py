@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
+import socket
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
@@ -31,12 +33,18 @@ from supervisor.observe import count_shards, sample_usage
 from supervisor.status import Facts, build_status, describe
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Coroutine, Iterable
 
     from supervisor.loop import Loop
 
 REQUEST_LIMIT_SECONDS: Final = 10.0
+# Descriptors that clients may not take: for the children's logs and pipes, for looking around,
+# for the probes. A supervisor without any is no supervisor.
+_RESERVED: Final = 32
+# However few there are, somebody must be able to ask, and to follow.
+_CLIENTS_ANYWAY: Final = 8
+# asyncio takes in so many connections before one of them is served, so before it can be refused.
+_ACCEPTED_AT_ONCE: Final = 4
 
 
 @dataclass(slots=True)
@@ -47,6 +55,7 @@ class Server:
     _started_at: float = field(default_factory=time.monotonic)
     _cpu: dict[int, tuple[float, float]] = field(default_factory=dict)
     _finishing: list[asyncio.StreamWriter] = field(default_factory=list)
+    _clients: set[asyncio.StreamWriter] = field(default_factory=set)
     _server: asyncio.Server | None = None
 
     async def open(self) -> None:
@@ -54,10 +63,13 @@ class Server:
         run_dir = self.loop.run_dir
         run_dir.create_socket_directory()
         run_dir.socket.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(
-            self._serve, run_dir.socket, limit=LINE_LIMIT_BYTES
-        )
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(run_dir.socket))
         run_dir.socket.chmod(0o600)
+        self._server = await asyncio.start_unix_server(
+            self._serve, sock=sock, limit=LINE_LIMIT_BYTES, backlog=_ACCEPTED_AT_ONCE
+        )
+        sock.listen(socket.SOMAXCONN)
 
     async def close(self) -> None:
         """Answer whoever waits for the end, and listen no more."""
@@ -70,7 +82,9 @@ class Server:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection: socket.socket = writer.get_extra_info("socket")
+        self._clients.add(writer)
         try:
+            self._check_room()
             if kernel.read_peer_uid(connection) not in {os.getuid(), 0}:
                 return
             async with asyncio.timeout(REQUEST_LIMIT_SECONDS):
@@ -94,6 +108,12 @@ class Server:
         finally:
             if writer not in self._finishing:
                 writer.close()
+                self._clients.discard(writer)
+
+    def _check_room(self) -> None:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if len(self._clients) > max(_CLIENTS_ANYWAY, soft - _RESERVED):
+            raise PtsupError("too many clients at once", "end some of them, or try again")
 
     async def _answer(self, request: Request) -> dict[str, Any]:
         verbs: dict[str, Callable[[dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]]] = {

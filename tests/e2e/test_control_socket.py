@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import socket
 import stat
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -71,3 +73,28 @@ def test_it_is_its_owners_alone(stack: Stack) -> None:
     stack.start()
     assert stat.S_IMODE((stack.run_dir / "control.sock").stat().st_mode) == 0o600
     assert stat.S_IMODE(stack.run_dir.stat().st_mode) == 0o700
+
+
+def test_clients_that_stay_take_no_descriptor_that_the_supervisor_needs(stack: Stack) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        stack.start("-s", "a=sleep 600")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    before = stack.status()["metricsd"]["pid"]
+    with contextlib.ExitStack() as clients:
+        refused = 0
+        for _ in range(80):
+            client = clients.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(str(stack.run_dir / "control.sock"))
+            with contextlib.suppress(OSError):  # refused before it could ask
+                client.sendall(b'{"v": 1, "verb": "wait", "names": ["a"]}\n')
+            client.settimeout(0.05)
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                refused += b"too many clients" in client.recv(4096)
+        assert refused > 30
+        time.sleep(2.5)  # as long as two probes take
+        stack.scrape()
+    metricsd = stack.status()["metricsd"]
+    assert (metricsd["pid"], metricsd["state"]) == (before, "running")

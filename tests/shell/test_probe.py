@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -150,6 +152,22 @@ def test_who_slept_itself_blames_nobody() -> None:
     scene.run(2.0)
     assert scene.posted == []
     assert len(scene.asked) >= 2
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EADDRNOTAVAIL])
+def test_who_has_no_descriptor_to_ask_with_blames_nobody(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    async def answer() -> dict[str, Any]:
+        return {"pid": 7}
+
+    async def connect(_host: str, _port: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    scene = Scene(answer)
+    monkeypatch.setattr(asyncio, "open_connection", connect)
+    scene.run(1.5)
+    assert scene.posted == []
 
 
 # -- The drain ------------------------------------------------------------------------------------
