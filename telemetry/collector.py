@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from telemetry import own_metrics
 from telemetry.base import Base, BaseError, absorb_all, absorb_removed
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from telemetry.readings import Group, Source
 
 T = TypeVar("T")
+# Device, inode, size and time of the last writing.
+FileMark: TypeAlias = tuple[int, int, int, int]
 
 # Shards move while they are listed; each attempt begins with a new listing.
 _LISTINGS: Final = 8
@@ -138,6 +140,7 @@ class ShardCollector:
         self._policy = policy
         self._readings = Readings(descriptor_limit=descriptor_limit)
         self._base = Base()
+        self._base_file: FileMark | None = None
         self._base_groups: dict[Section, Group] = {}
         self._plan: Plan | None = None
         self._planned_at: tuple[object, ...] = ()
@@ -169,11 +172,14 @@ class ShardCollector:
         except NotADirectoryError as error:
             self._complain("claims", f"cannot use {self._retired}: {error.strerror}")
         except BaseError as error:
-            kept = set_aside_base(self._retired)
-            _logger.error("the base is unreadable (%s); kept as %s", error, kept)  # noqa: TRY400
+            _logger.error("the base is unreadable: %s", error)  # noqa: TRY400
+            self._try("set it aside", self._set_aside_base)
         self._use_base(base)
         if self._lock is not None:
             self._try("recover", lambda: recover(self._retired, base))
+
+    def _set_aside_base(self) -> None:
+        _logger.warning("it was kept as %s", set_aside_base(self._retired))
 
     def close(self) -> None:
         """Give back the lock and the shards."""
@@ -275,8 +281,8 @@ class ShardCollector:
 
     def _note_violations(self, plan: Plan) -> None:
         for violation, series in plan.violations.items():
+            self._violations_total += max(0, series - self._count_noted(violation, plan))
             if violation not in self._violations:
-                self._violations_total += series
                 _logger.warning(
                     "left off the page: %s of pid %d has the label %r",
                     ascii(violation.family),
@@ -284,6 +290,18 @@ class ShardCollector:
                     violation.label,
                 )
         self._violations = dict(plan.violations)
+
+    def _count_noted(self, violation: Violation, plan: Plan) -> int:
+        """Count the series of a violation that are counted already, by whoever wrote them."""
+        noted = self._violations.get(violation, 0)
+        if violation.pid:
+            return noted
+        # What a pid left to the base was counted when it was that pid's.
+        return noted + sum(
+            series
+            for former, series in self._violations.items()
+            if former[:2] == violation[:2] and former not in plan.violations
+        )
 
     def _gather_facts(self, seconds: float) -> own_metrics.Facts:
         listed = self._listed
@@ -410,11 +428,14 @@ class ShardCollector:
         return complete[:_CLAIMS_AT_ONCE]
 
     def _is_base_lost(self) -> bool:
-        """Whether the directory was replaced by one without our base."""
+        """Whether our base is no longer the file we published, its directory being there.
+
+        It was replaced, by one without a base, or somebody wrote to it or cut it.
+        """
         return (
             bool(self._base.sections)
             and self._directory.is_dir()
-            and not (self._retired / BASE).exists()
+            and _mark(self._retired / BASE) != self._base_file
         )
 
     def _find_sources(self, claim: Claim) -> list[Source]:
@@ -439,6 +460,7 @@ class ShardCollector:
 
     def _use_base(self, base: Base) -> None:
         self._base = base
+        self._base_file = _mark(self._retired / BASE)
         self._base_groups = build_base_groups(base, self._base_groups)
 
     def _try(self, what: str, action: Callable[[], None]) -> None:
@@ -449,6 +471,15 @@ class ShardCollector:
             self._complain(what, f"cannot {what}: {error}")
         else:
             self._complain(what, "")
+
+
+def _mark(path: Path) -> FileMark | None:
+    """Take down what tells a file from another, and from itself once it is written to."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _is_same(descriptor: int, path: Path) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -23,6 +23,7 @@ from telemetry.shards import (
     Shard,
     ShardError,
     is_count,
+    is_starved,
     open_shard,
     parse_key,
     parse_slots,
@@ -218,7 +219,8 @@ class Readings:
         self._defects: dict[int, set[Defect]] = {}
         self._partial: set[int] = set()  # the sources with keys that name no series
         self._refused: dict[int, tuple[Shard, Defect]] = {}
-        self.starved = False  # a shard could not be opened for want of descriptors or memory
+        self.starved = False  # a shard could not be read for want of descriptors or memory
+        self._disowned = 0
         self._scratch = np.empty(_SCRATCH_BYTES // _WORD)
 
     # -- Which shards there are -------------------------------------------------------------------
@@ -236,7 +238,7 @@ class Readings:
             if shard.inode in present:
                 continue
             present.add(shard.inode)
-            source = self.sources.get(shard.inode)
+            source = self._find_source(shard)
             if source is None:
                 try:
                     self._admit(Source(shard, claim))
@@ -271,6 +273,36 @@ class Readings:
                 os.close(source.descriptor)
                 self._descriptors_left += 1
             self.version += 1
+
+    def _find_source(self, shard: Shard) -> Source | None:
+        """Find the source of a shard, None when there is none yet."""
+        source = self.sources.get(shard.inode)
+        if source is None or source.shard is shard or not self._is_other(source, shard):
+            return source
+        self._disown(source)
+        return None
+
+    def _is_other(self, source: Source, shard: Shard) -> bool:
+        """Tell whether the inode of a source names another file now, which is this shard.
+
+        A claim moves a shard, but neither renames it nor takes it to another file system. One
+        that is held open keeps its inode to itself there.
+        """
+        former = source.shard
+        if (former.path.name, former.device) == (shard.path.name, shard.device):
+            return False
+        if source.descriptor is None:
+            return True
+        return not os.path.samestat(os.fstat(source.descriptor), shard.path.lstat())
+
+    def _disown(self, source: Source) -> None:
+        """Let a source stay, though its file has gone, under a number that is no inode."""
+        former = source.shard.inode
+        self._disowned += 1
+        source.shard = replace(source.shard, inode=-self._disowned)
+        self.sources[source.shard.inode] = self.sources.pop(former)
+        self._partial.discard(former)
+        self._miss(source)
 
     def _miss(self, source: Source) -> None:
         if source.shard.live or source.layout is None:
@@ -367,7 +399,7 @@ class Readings:
                 else:
                     got = _read_anew(source, room[at : at + end])
             except (OSError, ShardError) as error:
-                self._note(source, error.defect if isinstance(error, ShardError) else Defect.IO)
+                self._note_failure(source, error)
                 came[row] = 0
             else:
                 if got != end:
@@ -413,6 +445,10 @@ class Readings:
                 self._note(source, Defect.FELL)
             new[row] = np.where(valid & ~fell, counts, before)
 
+    def _note_failure(self, source: Source, error: OSError | ShardError) -> None:
+        self.starved = self.starved or is_starved(error)
+        self._note(source, error.defect if isinstance(error, ShardError) else Defect.IO)
+
     def _note(self, source: Source, defect: Defect) -> None:
         self._defects.setdefault(source.shard.inode, set()).add(defect)
 
@@ -426,8 +462,8 @@ class Readings:
             descriptor = open_shard(source.shard.path)
         except FileNotFoundError:
             return
-        except ShardError as error:
-            self._note(source, error.defect)
+        except (OSError, ShardError) as error:
+            self._note_failure(source, error)
             return
         try:
             self._extend(source, descriptor)
@@ -595,14 +631,18 @@ class Readings:
         return [
             source
             for source in self.sources.values()
-            if not source.listed
-            and source.descriptor is not None
-            and os.fstat(source.descriptor).st_nlink == 0
-            and not is_alive(source.shard.pid)
+            if not source.listed and _is_gone(source) and not is_alive(source.shard.pid)
         ]
 
 
 # -- Small parts ----------------------------------------------------------------------------------
+
+
+def _is_gone(source: Source) -> bool:
+    """Whether no name leads to a source's file any more."""
+    if source.shard.inode < 0:
+        return True
+    return source.descriptor is not None and os.fstat(source.descriptor).st_nlink == 0
 
 
 def _grow(rows: Floats) -> Floats:

@@ -210,9 +210,17 @@ class _Channel(HTTPChannel):
 
     parser_class = Request
 
+    def __init__(self, server: Any, sock: Any, addr: Any, adj: Any, map: Any = None) -> None:  # noqa: A002  waitress'
+        super().__init__(server, sock, addr, adj, map=map)
+        self.answered = False
+        # Or who holds connections and says nothing would keep everybody else out.
+        if map is not None and len(map) >= adj.connection_limit:
+            _close_idlest(server.active_channels.values(), self)
+
     def service(self) -> None:
         # Answers to pipelined requests pile up until a worker waits, for ever, for a client that
         # does not read them. The first one is answered and closes; a client may ask again.
+        self.answered = True
         requests: Any = self.requests
         with cast("Any", self).requests_lock:
             if len(requests) > 1:
@@ -236,6 +244,20 @@ class _Channel(HTTPChannel):
             return True
 
 
+def _close_idlest(channels: Iterable[_Channel], newest: _Channel) -> None:
+    """Close who is silent for longest, of those that never asked anything if there are any.
+
+    One that is being answered is left alone.
+    """
+    idle = [
+        channel
+        for channel in channels
+        if not (channel.requests or channel.will_close or channel is newest)
+    ]
+    if idle:
+        min(idle, key=lambda channel: (channel.answered, channel.last_activity)).will_close = True
+
+
 def _create_server(
     application: Application, sock: socket.socket, connection_limit: int
 ) -> BaseWSGIServer:
@@ -245,7 +267,8 @@ def _create_server(
         application,
         sockets=[sock],
         backlog=socket.SOMAXCONN,
-        connection_limit=connection_limit,
+        # It counts the listener and its own wake-up pipe, too; one more makes another one go.
+        connection_limit=connection_limit + 3,
         # More than ever scrape at once: /healthz must not queue behind waiting scrapes.
         threads=16,
         asyncore_use_poll=True,  # select ends at descriptor 1024

@@ -49,6 +49,7 @@ __all__ = [
     "ShardError",
     "Slot",
     "is_count",
+    "is_starved",
     "list_directory",
     "list_shards",
     "open_shard",
@@ -79,6 +80,7 @@ class Shard:
     mode: str
     pid: int
     inode: int = field(default=0, compare=False)
+    device: int = field(default=0, compare=False)  # of the directory it was listed in
 
     @property
     def live(self) -> bool:
@@ -120,7 +122,7 @@ def list_directory(directory: Path, former: Listing = NOTHING) -> Listing:
     given back when nothing has changed. Raises OSError when the directory is missing or cannot
     be listed.
     """
-    known = former.by_name
+    known, device = former.by_name, os.stat(directory).st_dev  # noqa: PTH116  half the time
     kept: dict[str, Shard] = {}
     fresh: dict[str, Shard] = {}
     defects = []
@@ -128,13 +130,13 @@ def list_directory(directory: Path, former: Listing = NOTHING) -> Listing:
         for entry in entries:
             name, inode = entry.name, entry.inode()
             shard = known.get(name)
-            if shard is not None and shard.inode == inode:
+            if shard is not None and (shard.inode, shard.device) == (inode, device):
                 kept[name] = shard
             elif (parsed := parse_shard_name(name)) is None:
                 if ".db" in name:
                     defects.append((name, Defect.NAME))
             elif entry.is_file(follow_symlinks=False):
-                fresh[name] = Shard(directory / name, *parsed, inode)
+                fresh[name] = Shard(directory / name, *parsed, inode, device)
             else:
                 defects.append((name, Defect.IRREGULAR))
     defects.sort()
@@ -169,13 +171,18 @@ def open_shard(path: Path) -> int:
     except FileNotFoundError:
         raise
     except OSError as error:
-        if error.errno in _STARVED:
+        if is_starved(error):
             raise
         raise ShardError(_name_defect(error), error.strerror or "cannot be opened") from error
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
     os.close(descriptor)
     raise ShardError(Defect.IRREGULAR, "not a regular file")
+
+
+def is_starved(error: Exception) -> bool:
+    """Whether it is this process, or the machine, that is short of something."""
+    return isinstance(error, OSError) and error.errno in _STARVED
 
 
 def _name_defect(error: OSError) -> Defect:

@@ -159,6 +159,28 @@ def test_a_label_that_is_not_allowed_is_left_off_and_counted(directory: Path) ->
     assert told == {("trades", "symbol", os.getpid()), ("ptsup_shards", "__name__", os.getpid())}
 
 
+def test_every_series_that_is_left_off_is_counted_once(directory: Path) -> None:
+    path = directory / f"counter_{NOBODY}.db"
+    entries = [
+        (key("trades_total", "trades", labels=f'{{"symbol": "{name}"}}'), 2.0, 0.0)
+        for name in "XYZ"
+    ]
+    path.write_bytes(render_shard(entries[:1]))
+    collector = open_collector(directory, policy=build_policy([]))
+    assert scrape(collector)["ptsup_label_violations_total"] == 1
+    path.write_bytes(render_shard(entries[:2]))
+    assert scrape(collector)["ptsup_label_violations_total"] == 2
+    claim(directory, 1, path.name)
+    assert scrape(collector)["ptsup_label_violations_total"] == 2
+    assert collector.fold()
+    assert scrape(collector)["ptsup_label_violations_total"] == 2
+    # Of the dead that nobody has seen alive, the base is the first to tell.
+    path.write_bytes(render_shard(entries))
+    claim(directory, 2, path.name)
+    assert collector.fold()
+    assert scrape(collector)["ptsup_label_violations_total"] == 3
+
+
 def test_what_the_supervisor_says_is_shown_while_it_lives(directory: Path, tmp_path: Path) -> None:
     handed = tmp_path / "metrics.prom"
     text = (
@@ -553,3 +575,132 @@ def test_one_merge_is_encoded_once_for_each_format(monkeypatch: pytest.MonkeyPat
         "text/plain",
         "application/openmetrics-text",
     ]
+
+
+def test_a_shard_with_the_inode_of_a_removed_one_is_another(directory: Path) -> None:
+    # Without descriptors nothing keeps an inode from being given to another file.
+    collector = open_collector(directory, descriptor_limit=0)
+    path = directory / f"gauge_livemax_{os.getpid()}.db"
+    path.write_bytes(render_shard([(key("depth", "depth"), 100.0, 0.0)]))
+    write_counter(directory / "counter_7.db", 5.0)
+    assert scrape(collector)["depth"] == 100
+    assert scrape(collector)['jobs_total{reason="0"}'] == 5
+    for old, new, value in (
+        (path, directory / "counter_8.db", 3.0),
+        (directory / "counter_7.db", directory / "counter_9.db", 2.0),
+    ):
+        old.rename(new)  # whose inode is the old one's for sure
+        with new.open("r+b") as file:
+            file.truncate(0)
+        write_counter(new, value)
+    page = scrape(collector)
+    assert "depth" not in page
+    assert page['jobs_total{reason="0"}'] == 10  # what was removed stays counted
+    collector.fold()
+    assert scrape(collector)['jobs_total{reason="0"}'] == 10
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0 or shutil.which("unshare") is None,
+    reason="needs root and unshare (util-linux)",
+)
+def test_another_file_system_in_the_same_place_has_shards_of_its_own(directory: Path) -> None:
+    # Each tmpfs numbers its inodes anew, so a number alone says nothing.
+    program = f"""
+import subprocess
+from pathlib import Path
+from telemetry.collector import open_collector
+from telemetry.shards import render_shard
+
+directory = Path({str(directory)!r})
+
+def fill(value):
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", directory], check=True)
+    shard = render_shard([({key("jobs_total")!r}, value, 0.0)])
+    path = directory / "counter_{NOBODY}.db"
+    path.write_bytes(shard)
+    return path.stat().st_ino
+
+def read():
+    page = collector.render("").body.decode().splitlines()
+    print(*(line for line in page if line.startswith("jobs_total")))
+
+collector = open_collector(directory)
+first = fill(7.0)
+read()
+subprocess.run(["umount", "-l", directory], check=True)
+assert fill(3.0) == first
+read()
+collector.fold()
+read()
+"""
+    done = subprocess.run(
+        ["unshare", "-m", sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if "denied" in done.stderr or "not permitted" in done.stderr:
+        pytest.skip("may not mount a tmpfs here")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["jobs_total 7.0", "jobs_total 10.0", "jobs_total 10.0"]
+
+
+def test_a_shard_that_cannot_be_opened_now_fails_no_scrape(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = open_collector(directory, descriptor_limit=0)
+    write_counter(directory / f"counter_{NOBODY}.db", 7.0)
+    (directory / f"counter_{os.getpid()}.db").touch()  # not written yet
+    assert scrape(collector)['jobs_total{reason="0"}'] == 7
+    write_counter(directory / f"counter_{NOBODY}.db", 8.0)
+    claim(directory, 1, f"counter_{NOBODY}.db")
+    real = os.open
+
+    def starve(path: Path, *more: int, **rest: int) -> int:
+        if str(path).endswith(".db"):
+            raise OSError(errno.EMFILE, "Too many open files", str(path))
+        return real(path, *more, **rest)
+
+    with monkeypatch.context() as short:
+        short.setattr(os, "open", starve)
+        assert scrape(collector)['jobs_total{reason="0"}'] == 7
+        assert not collector.fold()  # or what was counted last would be lost
+    assert scrape(collector)['jobs_total{reason="0"}'] == 8
+    assert collector.fold()
+    assert scrape(collector)['jobs_total{reason="0"}'] == 8
+
+
+@pytest.mark.parametrize("harm", ["cut", "overwritten", "removed"])
+def test_a_base_that_somebody_harmed_is_written_anew(directory: Path, harm: str) -> None:
+    write_counter(directory / f"counter_{NOBODY}.db", 7.0)
+    claim(directory, 1, f"counter_{NOBODY}.db")
+    collector = open_collector(directory)
+    assert collector.fold()
+    base = directory / RETIRED / "base"
+    match harm:
+        case "cut":
+            os.truncate(base, base.stat().st_size // 2)
+        case "overwritten":
+            base.write_bytes(b"garbage")
+        case _:
+            base.unlink()
+    assert collector.fold()
+    assert not collector.fold()
+    collector.close()
+    assert jobs(open_collector(directory)) == {'jobs_total{reason="0"}': 7}
+
+
+def test_a_bad_base_that_cannot_be_set_aside_keeps_no_page_back(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_counter(directory / f"counter_{os.getpid()}.db", 7.0)
+    (directory / RETIRED).mkdir()
+    (directory / RETIRED / "base").write_bytes(b"garbage")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("telemetry.collector.set_aside_base", refuse)
+    assert jobs(open_collector(directory)) == {'jobs_total{reason="0"}': 7}

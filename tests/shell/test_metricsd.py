@@ -720,6 +720,22 @@ def test_beyond_its_descriptors_it_goes_on_serving_who_is_connected(
             assert ask(connection, "GET", "/metrics", {}).body != b""
 
 
+@pytest.mark.parametrize("limit", [32, 64])
+def test_the_silent_keep_nobody_else_out(tmp_path: Path, directory: Path, limit: int) -> None:
+    command: list[str | Path] = ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *METRICSD]
+    with (
+        running([*command, *options_for(directory)], tmp_path / "log") as metricsd,
+        ExitStack() as stack,
+    ):
+        for number in range(60):
+            client = stack.enter_context(metricsd.connect())
+            if number % 2:
+                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+            with metricsd.connect() as other:
+                other.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+                assert other.recv(12) == b"HTTP/1.0 200"
+
+
 @pytest.mark.parametrize(
     ("limit", "connections", "shards"),
     [(65536, 2048, 63456), (4128, 2048, 2048), (256, 112, 112), (64, 16, 16), (10, 1, 0)],
