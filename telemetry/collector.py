@@ -206,6 +206,7 @@ class ShardCollector:
 
     def _read(self) -> None:
         """List the directory and read every shard; without a directory the old ones stay."""
+        self._readings.begin()
         for attempt in range(_LISTINGS):
             try:
                 listed = self._list()
@@ -252,16 +253,15 @@ class ShardCollector:
         """
         try:
             self._refuse_other()
-            claims = list_claims(self._retired)
+            claims = list_claims(self._retired, after=self._base.claim)
         except FileNotFoundError:
             raise
         except OSError as error:
             self._complain("claims", f"cannot use {self._retired}: {error.strerror or error}")
-            return self._listed.claims
+            folded = self._base.claim
+            return [c for c in self._listed.claims if c.number is None or c.number > folded]
         self._complain("claims", "")
-        return [
-            claim for claim in claims if claim.number is None or claim.number > self._base.claim
-        ]
+        return claims
 
     def _find_plan(self) -> Plan:
         """Find what adds up with what; decided anew only when the series have changed."""

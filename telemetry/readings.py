@@ -189,6 +189,7 @@ class Source:
     row: int = 0
     end: int = HEADER_BYTES  # the bytes that have been parsed
     listed: bool = True  # False: no directory holds it any more
+    fresh: bool = False  # its values have just been read, for this scrape
     order: Order = field(init=False)
 
     def __post_init__(self) -> None:
@@ -217,6 +218,7 @@ class Readings:
         self._candidates: OrderedDict[tuple[str, str, int], list[Layout]] = OrderedDict()
         self._keys: dict[tuple[str, bytes], tuple[bytes, Key | None]] = {}
         self._defects: dict[int, set[Defect]] = {}
+        self._fresh: list[Source] = []
         self._partial: set[int] = set()  # the sources with keys that name no series
         self._refused: dict[int, tuple[Shard, Defect]] = {}
         self.starved = False  # a shard could not be read for want of descriptors or memory
@@ -329,18 +331,27 @@ class Readings:
 
     # -- Reading ----------------------------------------------------------------------------------
 
+    def begin(self) -> None:
+        """Begin a reading: what was wrong at the last one is forgotten."""
+        self._defects = {}
+
     def refresh(self) -> None:
         """Read every source; each keeps its last good values where the new ones are none."""
-        self._defects = {}
         pending = [source for source in self.sources.values() if source.layout is None]
         grown: list[Source] = []
         for group in list(self.groups.values()):
             grown += self._refresh_group(group)
         for source in (*pending, *grown):
             self._extend_now(source)
+        for source in self._fresh:
+            source.fresh = False
+        self._fresh.clear()
 
     def _refresh_group(self, group: Group) -> list[Source]:
         """Read the rows of one group; return the sources that have grown."""
+        # A pair just read may be torn apart, so those are read again in any case.
+        if group.stamps is None and all(source.fresh for source in group.sources):
+            return []
         grown: list[Source] = []
         index, ends = group.find_index(), group.find_ends()
         width = -(-int(ends.max()) // _WORD)
@@ -565,18 +576,25 @@ class Readings:
         self._leave_group(source)
         group = layout.group
         self.groups[group.kind, group.mode, group.raw] = group
-        source.layout, source.end = layout, layout.end
+        source.layout, source.end, source.fresh = layout, layout.end, True
+        self._fresh.append(source)
         if not layout.whole:
             self._partial.add(source.shard.inode)
         words = np.frombuffer(data[: layout.end], dtype=np.float64)
-        before = {key: value for key, value, _ in former}
-        last = np.array([before.get(key, np.nan) for key in group.raw])
+        values = words[layout.index]
         stamps = words[layout.index + 1] if group.stamps is not None else None
-        group.add(source, last, stamps)
-        row = slice(source.row, source.row + 1)
-        values = words[layout.index][None, :]
-        self._judge(group, row, values)
-        group.values[row] = values
+        if former:
+            before = {key: value for key, value, _ in former}
+            last = np.array([before.get(key, np.nan) for key in group.raw])
+            group.add(source, last, stamps)
+            row = slice(source.row, source.row + 1)
+            self._judge(group, row, values[None, :])
+            group.values[row] = values
+        else:
+            if not (values[: group.counts] >= 0).all():
+                self._note(source, Defect.VALUE)
+                values[: group.counts][~(values[: group.counts] >= 0)] = np.nan
+            group.add(source, values, stamps)
         self.version += 1
 
     def _leave_group(self, source: Source) -> None:
