@@ -8,6 +8,7 @@ claim that is still open.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from dataclasses import dataclass
@@ -69,12 +70,18 @@ def list_claims(retired: Path, *, after: int = 0) -> list[Claim]:
     Raises OSError when one cannot be listed; it must not be folded past.
     """
     claims = []
-    for is_open, number, path in _find_claims(retired):
+    opened: dict[int, str] = {}
+    for is_open, number, path, inode in _find_claims(retired):
         if not is_open and number <= after:
             continue
         listing = list_directory(path)
         shards = tuple(shard for shard in listing.shards if not shard.live)
         claims.append(Claim(None if is_open else number, path, shards, listing.defects))
+        if is_open:
+            opened[inode] = path.name
+    # One that was completed may have left its name to the next, which was listed in its place.
+    if opened and not opened.items() <= _scan_claims(retired).items():
+        raise FileNotFoundError(errno.ENOENT, "a claim was completed", str(retired))
     return claims
 
 
@@ -98,13 +105,16 @@ def read_base(retired: Path) -> Base:
     return parse_base(data)
 
 
-def _find_claims(retired: Path) -> list[tuple[bool, int, Path]]:
-    """Find the claims' directories: whether open, number and path, in that order."""
+def _find_claims(retired: Path) -> list[tuple[bool, int, Path, int]]:
+    """Find the claims' directories: whether open, number, path and inode, in that order."""
     # Where a scan needs more than one call, a rename meanwhile may hide both names. That happens
     # to a claim once, so what one scan missed is in the other.
-    names = {**_scan_claims(retired), **_scan_claims(retired)}.values()
-    matches = filter(None, map(_CLAIM_NAME.fullmatch, names))
-    return sorted((match[1] == "open", int(match[2]), retired / match[0]) for match in matches)
+    names = {**_scan_claims(retired), **_scan_claims(retired)}
+    return sorted(
+        (match[1] == "open", int(match[2]), retired / name, inode)
+        for inode, name in names.items()
+        if (match := _CLAIM_NAME.fullmatch(name))
+    )
 
 
 def _scan_claims(retired: Path) -> dict[int, str]:
@@ -141,7 +151,7 @@ def recover(retired: Path, base: Base) -> None:
     (retired / NEXT).unlink(missing_ok=True)
     stale = [
         Claim(number, path, list_shards(path))
-        for is_open, number, path in _find_claims(retired)
+        for is_open, number, path, _ in _find_claims(retired)
         if not is_open and number <= base.claim
     ]
     # The crash took with it what was known of their shards: look again.

@@ -478,6 +478,24 @@ def test_a_claim_completed_while_it_is_listed_asks_for_another_listing(
     assert [claim.number for claim in list_claims(retired)] == [1]
 
 
+def test_a_claim_whose_name_went_to_the_next_while_it_was_listed_is_not_passed_over(
+    retired: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(retired / "open-1", "counter_1.db", 1)
+    real = list_directory
+
+    def complete_first(directory: Path) -> Listing:
+        if not (retired / "claim-1").exists():
+            (retired / "open-1").rename(retired / "claim-1")
+            put(retired / "open-1", "counter_2.db", 1)
+        return real(directory)
+
+    monkeypatch.setattr(fold_room, "list_directory", complete_first)
+    with pytest.raises(FileNotFoundError):
+        list_claims(retired)
+    assert [claim.number for claim in list_claims(retired)] == [1, None]
+
+
 def test_a_claim_that_cannot_be_listed_is_not_passed_over(
     retired: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
