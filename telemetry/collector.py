@@ -424,7 +424,10 @@ class ShardCollector:
         # What could not be opened now may be opened later, and is not to be folded past.
         if self._readings.starved or not {"list", "claims"}.isdisjoint(self._complaints):
             return []
-        complete = [claim for claim in self._listed.claims if claim.number is not None]
+        # Where everything moves, the list may be an old one: of before the last fold.
+        complete = [
+            claim for claim in self._listed.claims if (claim.number or 0) > self._base.claim
+        ]
         return complete[:_CLAIMS_AT_ONCE]
 
     def _is_base_lost(self) -> bool:

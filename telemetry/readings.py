@@ -235,6 +235,7 @@ class Readings:
         """
         present: set[int] = set()
         refused: dict[int, tuple[Shard, Defect]] = {}
+        vanished: FileNotFoundError | None = None
         self.starved = False
         for shard, claim in listed:
             if shard.inode in present:
@@ -244,16 +245,16 @@ class Readings:
             if source is None:
                 try:
                     self._admit(Source(shard, claim))
-                except ShardError as error:
-                    refused[shard.inode] = shard, error.defect
-                except FileNotFoundError:
-                    raise
-                except OSError:
-                    refused[shard.inode] = shard, Defect.IO
-                    self.starved = True
+                except FileNotFoundError as error:
+                    vanished = error  # the others are taken in: the next listing has less to do
+                except (OSError, ShardError) as error:
+                    refused[shard.inode] = shard, _find_defect(error)
+                    self.starved = self.starved or is_starved(error)
             elif source.shard is not shard or source.claim != claim or not source.listed:
                 source.place(shard, claim)
                 self.version += 1
+        if vanished is not None:
+            raise vanished
         self._refused = refused
         if len(present) - len(refused) != len(self.sources):
             for inode in self.sources.keys() - present:
@@ -458,7 +459,7 @@ class Readings:
 
     def _note_failure(self, source: Source, error: OSError | ShardError) -> None:
         self.starved = self.starved or is_starved(error)
-        self._note(source, error.defect if isinstance(error, ShardError) else Defect.IO)
+        self._note(source, _find_defect(error))
 
     def _note(self, source: Source, defect: Defect) -> None:
         self._defects.setdefault(source.shard.inode, set()).add(defect)
@@ -656,6 +657,10 @@ class Readings:
 # -- Small parts ----------------------------------------------------------------------------------
 
 
+def _find_defect(error: OSError | ShardError) -> Defect:
+    return error.defect if isinstance(error, ShardError) else Defect.IO
+
+
 def _is_gone(source: Source) -> bool:
     """Whether no name leads to a source's file any more."""
     if source.shard.inode < 0:
@@ -686,9 +691,11 @@ def _find_value_words(raw: Sequence[bytes]) -> NDArray[np.intp]:
 
 
 def _read_used(descriptor: int) -> bytes:
-    """Read what a shard says is used, as far as it is there."""
+    """Read what a shard says is used, as far as it is there and can be understood."""
     data = os.pread(descriptor, _FIRST_READ_BYTES, 0)
     used, _ = parse_used(data)
+    if len(data) < used and parse_slots(data, HEADER_BYTES, used)[2] is Defect.LENGTH:
+        return data  # whatever the header says, nobody gets further than this
     while len(data) < used:
         more = os.pread(descriptor, used - len(data), len(data))
         if not more:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.server import BaseWSGIServer, create_server
+from waitress.task import ThreadedTaskDispatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +32,9 @@ _TEXT: Final = "text/plain; charset=utf-8"
 _JSON: Final = "application/json"
 # Level 9 takes twice the time of 6 for one percent less.
 _GZIP_LEVEL: Final = 6
+# More than ever scrape at once; and some for /healthz and for refusals.
+_SCRAPE_THREADS: Final = 16
+_OTHER_THREADS: Final = 4
 # Sent by Prometheus with each scrape, and by nothing else that might ask for the page.
 _SCRAPE_HEADER: Final = "HTTP_X_PROMETHEUS_SCRAPE_TIMEOUT_SECONDS"
 
@@ -244,6 +248,26 @@ class _Channel(HTTPChannel):
             return True
 
 
+class _Dispatcher(ThreadedTaskDispatcher):
+    """Has threads for scrapes and others for the rest: a scrape may have to wait for its turn.
+
+    Whoever asks after our health would take the wait for a hang.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rest = ThreadedTaskDispatcher()
+        self.set_thread_count(_SCRAPE_THREADS)
+        self._rest.set_thread_count(_OTHER_THREADS)
+
+    def add_task(self, task: Any) -> None:
+        """Let the one thread or the other answer a channel's first request."""
+        if task.requests[0].path == "/metrics":
+            super().add_task(task)
+        else:
+            self._rest.add_task(task)
+
+
 def _close_idlest(channels: Iterable[_Channel], newest: _Channel) -> None:
     """Close who is silent for longest, of those that never asked anything if there are any.
 
@@ -265,12 +289,11 @@ def _create_server(
     logging.getLogger("waitress").setLevel(logging.ERROR)
     server = create_server(
         application,
+        _dispatcher=_Dispatcher(),
         sockets=[sock],
         backlog=socket.SOMAXCONN,
         # It counts the listener and its own wake-up pipe, too; one more makes another one go.
         connection_limit=connection_limit + 3,
-        # More than ever scrape at once: /healthz must not queue behind waiting scrapes.
-        threads=16,
         asyncore_use_poll=True,  # select ends at descriptor 1024
         asyncore_loop_timeout=30,  # everything else wakes the loop by itself
         max_request_header_size=16 * 1024,

@@ -31,6 +31,7 @@ from telemetry.own_metrics import Statement
 from telemetry.page import Exposition, Format
 from telemetry.policy import build_policy
 from telemetry.processes import read_identity
+from telemetry.readings import Readings
 from telemetry.shards import RETIRED, render_shard
 from waiting import wait_for
 
@@ -704,3 +705,44 @@ def test_a_bad_base_that_cannot_be_set_aside_keeps_no_page_back(
 
     monkeypatch.setattr("telemetry.collector.set_aside_base", refuse)
     assert jobs(open_collector(directory)) == {'jobs_total{reason="0"}': 7}
+
+
+def test_of_a_shard_that_claims_to_be_huge_only_the_beginning_is_read(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 256 << 20
+    with (directory / f"counter_{os.getpid()}.db").open("wb") as file:
+        file.write(size.to_bytes(4, sys.byteorder))
+        file.truncate(size)
+    collector = open_collector(directory)
+    read: list[int] = []
+    real = os.pread
+
+    def pread(descriptor: int, count: int, offset: int) -> bytes:
+        read.append(count)
+        return real(descriptor, count, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    assert scrape(collector)['ptsup_shards_unreadable{reason="length"}'] == 1
+    assert sum(read) < 1 << 20
+
+
+def test_where_no_listing_comes_to_an_end_nothing_is_folded_twice(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector = open_collector(directory)
+    for number in (1, 2):
+        write_counter(directory / f"counter_{number}.db", 7.0)
+        claim(directory, number, f"counter_{number}.db")
+        if number == 1:
+            assert collector.fold()
+
+    def vanish(_self: Readings, _listed: object) -> None:
+        raise FileNotFoundError
+
+    with monkeypatch.context() as busy:
+        busy.setattr(Readings, "sync", vanish)
+        assert not collector.fold()
+        assert jobs(collector) == {'jobs_total{reason="0"}': 7}
+    assert collector.fold()
+    assert jobs(collector) == {'jobs_total{reason="0"}': 14}
