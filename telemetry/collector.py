@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from telemetry.families import Plan, Violation
     from telemetry.policy import LabelPolicy
     from telemetry.readings import Group, Source
+    from telemetry.shards import Shard
 
 T = TypeVar("T")
 # Device, inode, size and time of the last writing.
@@ -442,8 +443,10 @@ class ShardCollector:
         )
 
     def _find_sources(self, claim: Claim) -> list[Source]:
-        found = (self._readings.sources.get(shard.inode) for shard in claim.shards)
-        return [source for source in found if source is not None]
+        found = ((shard, self._readings.sources.get(shard.inode)) for shard in claim.shards)
+        return [
+            source for shard, source in found if source is not None and not _is_twin(source, shard)
+        ]
 
     def _find_bad(self, chosen: Mapping[Path, Sequence[Source]]) -> dict[Path, Defect]:
         """Find the shards of these claims that a person may want to look at, and why."""
@@ -474,6 +477,16 @@ class ShardCollector:
             self._complain(what, f"cannot {what}: {error}")
         else:
             self._complain(what, "")
+
+
+def _is_twin(source: Source, shard: Shard) -> bool:
+    """Whether a claimed shard is another name of a file that lies elsewhere: it counts there."""
+    if source.shard.path == shard.path:
+        return False
+    try:
+        return os.path.samestat(source.shard.path.lstat(), shard.path.lstat())
+    except FileNotFoundError:  # it was moved here while we listed
+        return False
 
 
 def _mark(path: Path) -> FileMark | None:

@@ -746,3 +746,21 @@ def test_where_no_listing_comes_to_an_end_nothing_is_folded_twice(
         assert jobs(collector) == {'jobs_total{reason="0"}': 7}
     assert collector.fold()
     assert jobs(collector) == {'jobs_total{reason="0"}': 14}
+
+
+def test_another_name_of_a_living_shard_is_claimed_and_not_counted_twice(directory: Path) -> None:
+    path = directory / f"counter_{os.getpid()}.db"
+    write_counter(path, 7.0)
+    twin = directory / f"counter_{NOBODY}.db"
+    twin.hardlink_to(path)
+    collector = open_collector(directory)
+    assert jobs(collector) == {'jobs_total{reason="0"}': 7}
+    claim(directory, 1, twin.name)
+    assert jobs(collector) == {'jobs_total{reason="0"}': 7}
+    assert collector.fold()
+    assert not (directory / RETIRED / "claim-1").exists()
+    write_counter(path, 8.0)
+    assert jobs(collector) == {'jobs_total{reason="0"}': 8}
+    claim(directory, 2, path.name)
+    assert collector.fold()
+    assert jobs(collector) == {'jobs_total{reason="0"}': 8}
