@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -232,3 +233,91 @@ def test_on_a_full_disk_no_session_is_started_that_a_crash_would_lose(stack: Sta
     wait_for(partial(lambda: not stack.processes()), what="everybody to be gone")
     with contextlib.suppress(OSError):
         shutil.rmtree(stack.run_dir)
+
+
+COUNTER = """
+import time
+import telemetry
+
+telemetry.ensure_registered()
+for _ in range(5):
+    telemetry.inc_risk_block(reason="runtime:halt")
+time.sleep(600)
+"""
+
+
+def start_counters(stack: Stack, *names: str) -> None:
+    """Start sessions that count to 5 each, and wait until the page has it all."""
+    (stack.cwd / "counts.py").write_text(COUNTER)
+    stack.start(*(word for name in names for word in ("-s", f"{name}={sys.executable} counts.py")))
+    wait_for(lambda: count(stack) == 5 * len(names), what="everything to be counted")
+
+
+def count(stack: Stack) -> float:
+    return sum(stack.counters().values())
+
+
+def kill(stack: Stack, name: str) -> None:
+    os.kill(stack.session(name)["pid"], signal.SIGKILL)
+    stack.wait_for_state(name, "exited")
+
+
+def replace_metricsd(stack: Stack) -> None:
+    before = stack.status()["metricsd"]["pid"]
+    os.kill(before, signal.SIGKILL)
+
+    def is_replaced() -> bool:
+        metricsd = stack.status()["metricsd"]
+        return bool(metricsd["pid"] != before and metricsd["state"] == "running")
+
+    wait_for(is_replaced, what="another metricsd")
+
+
+def test_a_base_that_is_cut_under_a_running_metricsd_loses_nothing(stack: Stack) -> None:
+    start_counters(stack, "a", "b")
+    kill(stack, "a")
+    base = stack.multiproc_dir / ".retired" / "base"
+    wait_for(lambda: count(stack) == 10 and base.exists(), what="the fold")
+    size = base.stat().st_size
+    os.truncate(base, size // 2)
+    # A health probe is enough to have it looked at.
+    wait_for(lambda: base.stat().st_size == size, what="the base to be written anew")
+    replace_metricsd(stack)
+    assert count(stack) == 10
+
+
+def test_a_directory_moved_away_and_put_back_loses_nothing(stack: Stack) -> None:
+    start_counters(stack, "a", "b")
+    stack.multiproc_dir.rename(stack.cwd / "aside")
+    assert count(stack) == 10
+    kill(stack, "a")
+    assert count(stack) == 10
+    stack.multiproc_dir.mkdir()
+    assert count(stack) == 10
+    stack.run("restart", "b")
+    wait_for(lambda: count(stack) == 15, what="what was counted in the new directory")
+
+
+def test_a_retired_that_is_a_file_for_a_while_loses_nothing(stack: Stack) -> None:
+    start_counters(stack, "a", "b")
+    retired = stack.multiproc_dir / ".retired"
+    shutil.rmtree(retired)
+    retired.write_text("no directory")
+    kill(stack, "a")
+    assert count(stack) == 10
+    replace_metricsd(stack)
+    assert count(stack) == 10
+    assert [found["kind"] for found in stack.status()["drift"]] == ["claim-failed"]
+    retired.unlink()
+    wait_for(lambda: not stack.status()["drift"], timeout_seconds=25, what="the next sweep")
+    assert count(stack) == 10
+    assert len({name.rpartition("_")[2] for name in stack.shards}) == 1
+
+
+def test_the_page_says_when_the_supervisor_was_killed(stack: Stack) -> None:
+    start_counters(stack, "a")
+    assert stack.samples()["ptsup_supervisor_up", ()] == 1
+    os.kill(stack.status()["supervisor"]["pid"], signal.SIGKILL)
+    wait_for(lambda: stack.samples()["ptsup_supervisor_up", ()] == 0, what="that it is dead")
+    assert not [series for series in stack.samples() if series[0].startswith("ptsup_session")]
+    assert count(stack) == 5
