@@ -49,6 +49,8 @@ _CANDIDATES: Final = 2
 _CANDIDATE_LENGTHS: Final = 256
 # A value and its time are two words: read until two readings agree, or this often.
 _PAIR_READINGS: Final = 8
+# An open claim will have a number above all that there are.
+_OPEN_ORDER: Final = 1 << 62
 _KEYS_SLACK: Final = 10_000
 
 
@@ -199,7 +201,9 @@ class Source:
     def place(self, shard: Shard, claim: int | None) -> None:
         """Note where it lies now: claims come first, by number, then what is flat, by name."""
         self.shard, self.claim, self.listed = shard, claim, True
-        self.order = claim is None, claim or 0, shard.path.name
+
+
+self.order = claim is None, claim or _OPEN_ORDER, shard.path.name
 
 
 class Readings:

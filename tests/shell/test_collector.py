@@ -361,6 +361,18 @@ def test_a_retired_that_was_removed_is_made_and_filled_again(directory: Path) ->
     assert jobs(open_collector(directory)) == {'jobs_total{reason="0"}': 3}
 
 
+def test_of_a_pid_that_died_twice_the_later_gauges_stand(directory: Path) -> None:
+    collector = open_collector(directory)
+    for number, value in ((1, 5.0), (2, 3.0)):
+        gauge = render_shard([(key("jobs_own", "jobs_own"), value, 0.0)])
+        (directory / "gauge_all_1.db").write_bytes(gauge)
+        claim(directory, number, "gauge_all_1.db", opened=number == 2)
+        assert jobs(collector) == {'jobs_own{pid="1"}': value}
+    (directory / RETIRED / "open-2").rename(directory / RETIRED / "claim-2")
+    assert collector.fold()
+    assert jobs(collector) == {'jobs_own{pid="1"}': 3.0}
+
+
 def test_live_gauges_count_in_the_flat_directory_only(directory: Path) -> None:
     gauge = render_shard([(key("jobs_now", "jobs_now"), 3.0, 0.0)])
     (directory / "gauge_livesum_1.db").write_bytes(gauge)
