@@ -202,8 +202,7 @@ class Source:
         """Note where it lies now: claims come first, by number, then what is flat, by name."""
         self.shard, self.claim, self.listed = shard, claim, True
 
-
-self.order = claim is None, claim or _OPEN_ORDER, shard.path.name
+        self.order = claim is None, claim or _OPEN_ORDER, shard.path.name
 
 
 class Readings:
