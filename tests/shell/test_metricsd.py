@@ -34,9 +34,8 @@ from metricsd_process import (
     options_for,
     running,
 )
-from telemetry.answers import Page
 from telemetry.descriptors import decide_shares
-from telemetry.server import Application, Request, Server, find_gzip_accepted
+from telemetry.server import Request, find_gzip_accepted
 from telemetry.shards import RETIRED, list_shards
 from waiting import wait_for
 
@@ -596,29 +595,20 @@ def test_health_answers_while_many_scrapes_are_under_way(start: Start, directory
         assert all(scraper.result(20) for scraper in scrapers)
 
 
-class Stuck:
-    """A collector whose page does not come before it is released."""
-
-    def __init__(self) -> None:
-        self.released = threading.Event()
-
-    def render(self, accept_header: str) -> Page:  # noqa: ARG002  the interface's
-        assert self.released.wait(20)
-        return Page("text/plain", b"")
-
-    def describe(self) -> dict[str, Any]:
-        return {}
-
-    def fold(self) -> bool:
-        return False
-
-
-def test_health_answers_however_many_wait_for_a_page(directory: Path) -> None:
-    collector = Stuck()
-    with socket.create_server(("127.0.0.1", 0)) as sock, ExitStack() as stack:
-        port = sock.getsockname()[1]
-        Server(Application(collector, directory), sock, connection_limit=100).start()
-        stack.callback(collector.released.set)
+def test_health_answers_however_many_wait_for_a_page() -> None:
+    # In a process of its own: a server whose loop ends takes its process with it.
+    with (
+        subprocess.Popen(
+            [sys.executable, CHILDREN / "metricsd_stuck.py"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as child,
+        ExitStack() as stack,
+    ):
+        assert child.stdin is not None
+        assert child.stdout is not None
+        stack.callback(child.stdin.close)
+        port = int(child.stdout.readline())
         for _ in range(40):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
             client.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
