@@ -30,6 +30,7 @@ class Admitted:
 
     spec: SessionSpec
     inherited: Mapping[str, str]
+    missing: tuple[str, ...] = ()  # what of it nobody could tell us after a crash
 
     @property
     def stripped(self) -> tuple[str, ...]:
@@ -52,6 +53,16 @@ def check_gates(spec: SessionSpec, inherited: Mapping[str, str]) -> None:
     refusal = find_refusal(spec.command, inherited=inherited, configured=spec.env)
     if refusal is not None:
         raise GateError(f"cannot start {spec.name}: {refusal.message}", refusal.hint)
+
+
+def check_complete(member: Admitted) -> None:
+    """Refuse to spawn a session that was adopted and is not known whole; raises UsageError."""
+    if member.missing:
+        raise UsageError(
+            f"cannot restart {member.spec.name}: the start that adopted it was not given "
+            f"{member.missing[0]}, and values are never written down",
+            f"stop it with `ptsup stop {member.spec.name}`, then start it anew",
+        )
 
 
 def admit(spec: SessionSpec, inherited: Mapping[str, str], multiproc_dir: Path) -> Admitted:

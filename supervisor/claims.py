@@ -37,9 +37,12 @@ class Claims:
     findings: dict[int, Finding] = field(default_factory=dict)  # by pid
     _number: int = 0  # the last that was given
 
-    def claim(self, name: str, pid: int) -> str | None:
-        """Claim the shards of a zombie of ours; None when that is done, else why it is not."""
-        return self._claim(f"{name} (pid {pid})", pid, pinned=True)
+    def claim(self, name: str, pid: int, *, pinned: bool = True) -> str | None:
+        """Claim the shards of one of ours that died; None when that is done, else why it is not.
+
+        `pinned` unless it was no child of ours, whose pid may be given away at any time.
+        """
+        return self._claim(f"{name} (pid {pid})", pid, pinned=pinned)
 
     async def run(self) -> None:
         """Sweep for ever."""
@@ -60,17 +63,17 @@ class Claims:
         self._forget(self.findings.keys() - unowned - self.find_own())
         for pid in sorted(unowned):
             if pid not in self.find_own():  # it may have been given to a child of ours by now
-                self._claim(f"pid {pid}", pid, pinned=False)
+                self._claim(f"pid {pid}", pid, pinned=False, orphan=True)
             await asyncio.sleep(0)
 
-    def _claim(self, subject: str, pid: int, *, pinned: bool) -> str | None:
+    def _claim(self, subject: str, pid: int, *, pinned: bool, orphan: bool = False) -> str | None:
         try:
             done = claim(self.directory, pid, pinned=pinned, after=self._number)
         except Exception as error:  # noqa: BLE001 - whatever it was, supervision goes on
             return self._note_failure(subject, pid, error)
         self._number = done.number
         self._forget({pid})
-        if not pinned:
+        if orphan:
             say_orphan(pid, done.shards)
         return None
 

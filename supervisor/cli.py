@@ -230,7 +230,7 @@ def start(
     from supervisor.admission import admit
 
     alone = run_dir.lock()
-    taken = () if alone else run_dir.list_sessions()
+    taken = run_dir.list_sessions()  # of one that runs, or of one that died
     config = _read_config(file, Flags(**flags), frozenset(taken))
     if exit_when_done and not config.sessions:
         raise UsageError("--exit-when-done: there is no session to wait for", "give it one")
@@ -272,18 +272,29 @@ def _start(
     exit_when_done: bool,
     detach: bool,
 ) -> int:
-    from supervisor import foreground, launch
+    from supervisor import foreground, launch, takeover
     from supervisor.loop import Loop
 
     taken = launch.take_over(config, run_dir)
+    for line in takeover.render_kept(taken.former, sessions):
+        click.echo(f"ptsup: {line}", err=True)
     loop = Loop(
-        config=config, run_dir=run_dir, listener=taken.listener, exit_when_done=exit_when_done
+        config=taken.config,
+        run_dir=run_dir,
+        listener=taken.listener,
+        former=taken.former,
+        members=takeover.readmit(taken.former, sessions),
+        mended=list(taken.findings),
+        exit_when_done=exit_when_done,
     )
     if not detach:
         return foreground.run(loop, sessions)
     report = launch.run_detached(loop, sessions)
     click.echo(f"ptsup: metricsd answers on {report['url']} (pid {report['metricsd_pid']})")
-    return _say_sessions(report["sessions"], failing={"fatal"})
+    given = {member.spec.name for member in sessions}
+    # What an adopted one had come to before is no failure of this start.
+    _say_sessions([s for s in report["sessions"] if s["name"] not in given], failing=set())
+    return _say_sessions([s for s in report["sessions"] if s["name"] in given], failing={"fatal"})
 
 
 def _hand_over(config: Config, run_dir: RunDir, *, exit_when_done: bool, detach: bool) -> int:
@@ -428,7 +439,8 @@ def status(names: tuple[str, ...], as_json: bool, watch: bool, run_dir: RunDir) 
         if document["supervisor"]["state"] != "dead":
             raise build_silence(pid)
         raise SupervisorDeadError(
-            f"the supervisor (pid {pid}) is dead", "`ptsup stop` ends what it left and cleans up"
+            f"the supervisor (pid {pid}) is dead",
+            "`ptsup start` goes on with what it left; `ptsup stop` ends that and cleans up",
         )
     return code
 

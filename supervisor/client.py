@@ -72,7 +72,7 @@ def find_absence(run_dir: RunDir) -> PtsupError:
     if run_dir.read_states():
         return SupervisorDeadError(
             f"the supervisor of {run_dir.path} is dead",
-            "see `ptsup status`; `ptsup stop` ends the rest",
+            "`ptsup start` goes on with what it left; `ptsup stop` ends that",
         )
     return NothingRunsError(f"nothing runs in {run_dir.path}", "`ptsup start` starts it")
 

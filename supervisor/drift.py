@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 CLAIM_FAILED: Final = "claim-failed"
+LISTENER_LOST: Final = "listener-lost"
 # All the kinds that are looked for.
-KINDS: Final = (CLAIM_FAILED,)
+KINDS: Final = (CLAIM_FAILED, LISTENER_LOST)
+# How long what ptsup has mended itself stays listed.
+MENDED_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,18 @@ class Finding:
     actual: str
     hint: str
     since: float
+
+
+def build_listener_lost(address: str, pid: int, now: float) -> Finding:
+    """Build what is told when a hung metricsd took the listening socket with it."""
+    return Finding(
+        kind=LISTENER_LOST,
+        subject=f"metricsd (pid {pid})",
+        expected="metricsd gives the listening socket back after a crash of the supervisor",
+        actual=f"it did not answer: it was killed, and {address} bound anew",
+        hint="a scrape at that moment failed; nothing has to be done",
+        since=now,
+    )
 
 
 def build_drift(findings: Iterable[Finding], now: float) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ class Stop:
 
     name: str
     timeout_seconds: float | None = None
+    reason: str = ""  # why, when nobody asked for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,15 @@ class Spawned:
     name: str
     incarnation: int
     pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """The child of a supervisor that died is ours now; without a pid it ended, nobody saw how."""
+
+    name: str
+    incarnation: int
+    pid: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +95,7 @@ class Unhealthy:
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The leader is a zombie, peeked at and not reaped; `remains` when its group lives on.
+    """The leader is dead, a zombie if it is our child; `remains` when its group lives on.
 
     `returncode` is as in subprocess (-9 for SIGKILL), None when it cannot be known.
     """
@@ -138,7 +148,16 @@ class DeadlinePassed:
 
 
 ChildEvent: TypeAlias = (
-    Spawned | SpawnFailed | Ready | Unhealthy | Exited | Claimed | ClaimFailed | GroupGone | Reaped
+    Spawned
+    | Adopted
+    | SpawnFailed
+    | Ready
+    | Unhealthy
+    | Exited
+    | Claimed
+    | ClaimFailed
+    | GroupGone
+    | Reaped
 )
 ProcessEvent: TypeAlias = Start | Stop | Restart | Kill | DeadlinePassed | ChildEvent
 

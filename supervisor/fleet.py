@@ -105,10 +105,17 @@ def step(fleet: Fleet, event: Event, now: float) -> Step:
             return fleet, actions
 
 
-def build_fleet(sessions: Iterable[SessionSpec], *, exit_when_done: bool) -> Fleet:
-    """Build a fleet that has not started yet; Start metricsd to set it going."""
-    metricsd = Process(name=METRICSD, policy=METRICSD_POLICY)
-    return _add(Fleet(metricsd=metricsd, exit_when_done=exit_when_done), sessions)
+def build_fleet(
+    sessions: Iterable[SessionSpec], *, exit_when_done: bool, former: Iterable[Process] = ()
+) -> Fleet:
+    """Build a fleet that has not started yet; Start metricsd, or adopt it, to set it going.
+
+    `former` are the processes of a supervisor that died, each to be Adopted if it was alive.
+    """
+    known = {process.name: process for process in former}
+    metricsd = known.pop(METRICSD, Process(name=METRICSD, policy=METRICSD_POLICY))
+    fleet = Fleet(metricsd=metricsd, sessions=known, exit_when_done=exit_when_done)
+    return _add(fleet, sessions)
 
 
 def _take(fleet: Fleet, event: Event, now: float) -> Step:

@@ -39,7 +39,8 @@ def run(loop: Loop, sessions: Sequence[Admitted]) -> int:
         find_log=loop.run_dir.log,
         find_footer=lambda: render_stopping(loop.find_stopping()),
     )
-    follow.begin(member.spec.name for member in sessions)
+    # From here on alone, of those that were adopted too.
+    follow.begin({*loop.fleet.sessions, *(member.spec.name for member in sessions)})
     handler = logging.Handler()
     handler.emit = lambda record: follow.say(record.getMessage())  # type: ignore[method-assign]
     logging.basicConfig(level=logging.INFO, handlers=[handler])

@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from supervisor.claims import bury
 from supervisor.config import SUPERVISOR
 from supervisor.control import parse_response, render_error, render_result
-from supervisor.errors import PortHeldError, PtsupError, SupervisorDeadError, UsageError
+from supervisor.errors import PortHeldError, PtsupError, UsageError
 from supervisor.events import KillAll, StopAll
 from supervisor.fleet import Phase
 from supervisor.logs import open_log
-from supervisor.orphans import find_survivors
-from supervisor.port import take_port
 from supervisor.serve import Server
 from supervisor.status import describe
+from supervisor.takeover import find_left, settle_config, take_listener
 from telemetry.clearing import clear_and_say, find_clear_refusal, prepare, render_lock_holder
 
 if TYPE_CHECKING:
@@ -34,7 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from supervisor.admission import Admitted
+    from supervisor.adoption import Former
     from supervisor.config import Config
+    from supervisor.drift import Finding
     from supervisor.loop import Loop
     from supervisor.rundir import RunDir
 
@@ -43,17 +44,23 @@ log = logging.getLogger("ptsup")
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a supervisor needs for itself alone, and has: the port and the shard directory."""
+    """What a supervisor needs for itself alone, and has; and whom it adopts."""
 
+    config: Config
     listener: socket.socket
     shards_lock: int
+    former: tuple[Former, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
 
 def take_over(config: Config, run_dir: RunDir) -> Taken:
-    """Take the port and the shard directory; clear what a former run left.
+    """Take the port and the shard directory; clear what a former run left, unless it crashed.
 
-    The run directory is locked already. Raises PtsupError, and then has changed nothing.
+    The run directory is locked already. Raises PtsupError, and then has changed nothing but
+    that a metricsd that hung is dead.
     """
+    left = find_left(run_dir)
+    config = settle_config(config, left)
     directory = config.multiproc_dir
     refusal = find_clear_refusal(directory)
     if refusal is not None:
@@ -61,21 +68,14 @@ def take_over(config: Config, run_dir: RunDir) -> Taken:
             f"cannot use {directory} for shards: {refusal}",
             "choose a directory named prom_multiproc with --multiproc-dir",
         )
-    crashed = run_dir.read_states()
-    _refuse_orphans(crashed)
-    listener = take_port(config.host, config.port)
+    listener, left, findings = take_listener(config, run_dir, left)
     try:
-        lock = prepare(directory)
-        if lock is None:
-            raise PortHeldError(
-                f"cannot use {directory} for shards: in use by {render_lock_holder(directory)}",
-                "give each stack a directory of its own with --multiproc-dir",
-            )
-        if crashed:
+        lock = _take_shards(directory)
+        if left.crashed:
             bury(directory)
         else:
             clear_and_say(directory, log.warning)
-        run_dir.clean()
+            run_dir.clean()
         run_dir.create()
     except PtsupError:
         listener.close()
@@ -86,19 +86,17 @@ def take_over(config: Config, run_dir: RunDir) -> Taken:
             f"cannot use {directory} for shards: {error.strerror}",
             "choose another with --multiproc-dir",
         ) from None
-    return Taken(listener, lock)
+    return Taken(config, listener, lock, left.former, tuple(findings))
 
 
-def _refuse_orphans(states: dict[str, dict[str, Any]]) -> None:
-    survivors = find_survivors(states)
-    if survivors:
-        names = ", ".join(
-            f"{name} (pid {', '.join(map(str, sorted(pids)))})" for name, pids in survivors.items()
+def _take_shards(directory: Path) -> int:
+    lock = prepare(directory)
+    if lock is None:
+        raise PortHeldError(
+            f"cannot use {directory} for shards: in use by {render_lock_holder(directory)}",
+            "give each stack a directory of its own with --multiproc-dir",
         )
-        raise SupervisorDeadError(
-            f"cannot start: the last supervisor died and left running: {names}",
-            "`ptsup stop` ends them; then start again",
-        )
+    return lock
 
 
 # -- Running ------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 from supervisor.config import Policy, RestartWhen
 from supervisor.events import (
     Action,
+    Adopted,
     ChildEvent,
     Claim,
     Claimed,
@@ -172,7 +173,7 @@ def find_start_timeout_seconds(process: Process) -> float | None:
 
 
 def _start(process: Process, _event: Start | Restart, now: float) -> Decision:
-    return _spawn(replace(process, failures=0), now)
+    return _spawn(replace(process, ending=None, failures=0), now)
 
 
 def _retry(process: Process, _event: DeadlinePassed, now: float) -> Decision:
@@ -192,6 +193,24 @@ def _note_ready(process: Process, _event: Ready, now: float) -> Decision:
 
 def _run(process: Process, now: float) -> Decision:
     return replace(process, state=State.RUNNING, deadline=None, ready_at=now), ()
+
+
+def _adopt(process: Process, event: Adopted, now: float) -> Decision:
+    """Go on where a dead supervisor left it: up, or on the way down that somebody asked for."""
+    if event.pid is None:
+        lost = replace(process, ending=process.ending or Ending.BY_ITSELF, ended_at=now)
+        return _settle(lost, Reaped(process.name, process.incarnation, None), now)
+    started_at = now if process.started_at is None else process.started_at
+    after = replace(process, pid=event.pid, started_at=started_at)
+    if process.ending is Ending.ASKED or process.target is Target.DOWN:
+        asked = replace(after, ending=Ending.ASKED)
+        return _term(asked, process.policy.stop_timeout_seconds, now)
+    timeout = find_start_timeout_seconds(process)
+    up = replace(after, ending=None)
+    if timeout is not None:
+        return replace(up, state=State.STARTING, ready_at=None, deadline=now + timeout), ()
+    ready_at = started_at if process.ready_at is None else process.ready_at
+    return replace(up, state=State.RUNNING, ready_at=ready_at), ()
 
 
 # -- Down -------------------------------------------------------------------------------------
@@ -216,7 +235,7 @@ def _kill(process: Process, now: float) -> Decision:
 
 
 def _stop(process: Process, event: Stop, now: float) -> Decision:
-    asked = replace(process, target=Target.DOWN, ending=Ending.ASKED)
+    asked = replace(process, target=Target.DOWN, ending=Ending.ASKED, reason=event.reason)
     return _term(asked, _stop_timeout_seconds(process, event), now)
 
 
@@ -447,7 +466,10 @@ _NOTHING_LIVES: Final[Mapping[type[ProcessEvent], Transition]] = {
 # State x event -> what happens. `to` names the states it may lead to; empty: it stays.
 # The diagram in docs/architecture.md is drawn from this table.
 TRANSITIONS: Final[Mapping[State, Mapping[type[ProcessEvent], Transition]]] = {
-    State.STOPPED: _NOTHING_LIVES,
+    State.STOPPED: {
+        **_NOTHING_LIVES,
+        Adopted: Transition(_adopt, (State.RUNNING, State.STOPPING, *_AFTER_REAP)),
+    },
     State.STARTING: {
         Stop: Transition(_stop, (State.STOPPING,)),
         Restart: Transition(_restart, (State.STOPPING,)),

@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 
 import supervisor
 from supervisor import kernel, spawn
-from supervisor.admission import Admitted, check_gates
+from supervisor.admission import Admitted, check_complete, check_gates
+from supervisor.adoptee import Adoptee
+from supervisor.adoption import Former, build_events, build_process
 from supervisor.claims import Claims
 from supervisor.config import METRICSD, SUPERVISOR
+from supervisor.drift import MENDED_SECONDS, Finding
 from supervisor.environ import build_metricsd_environment
-from supervisor.errors import GateError, PtsupError
+from supervisor.errors import GateError, PtsupError, UsageError
 from supervisor.events import (
     Action,
     Add,
@@ -45,6 +48,7 @@ from supervisor.events import (
     Spawned,
     SpawnFailed,
     Start,
+    Stop,
     Tick,
 )
 from supervisor.exposition import render_exposition
@@ -57,7 +61,7 @@ from telemetry.clearing import clear_and_say
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Coroutine, Iterable, Iterator
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
     from supervisor.config import Config
     from supervisor.rundir import RunDir
@@ -84,18 +88,21 @@ class Loop:
     config: Config
     run_dir: RunDir
     listener: socket.socket
+    former: Sequence[Former] = ()  # what a supervisor that died has left us
     exit_when_done: bool = False
     keep_shards: bool = False
     fleet: Fleet = field(init=False)
     prober: Prober = field(init=False)
     claims: Claims = field(init=False)
     members: dict[str, Admitted] = field(default_factory=dict)
+    mended: list[Finding] = field(default_factory=list)
     error: PtsupError | None = None
 
-    _children: dict[str, spawn.Child] = field(default_factory=dict)
-    _nonces: dict[str, str] = field(default_factory=dict)
+    _children: dict[str, spawn.Child | Adoptee] = field(default_factory=dict)
+    _nonces: dict[str, tuple[int, str]] = field(default_factory=dict)  # with their incarnations
     _identities: dict[str, str | None] = field(default_factory=dict)
     _dead: set[str] = field(default_factory=set)  # zombies, peeked at and not reaped yet
+    _settling: set[str] = field(default_factory=set)  # adopted and dead: how may yet be told
     _strangers: dict[int, int] = field(default_factory=dict)  # zombies too: their failed claims
     _inbox: deque[Event] = field(default_factory=deque)
     _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
@@ -109,8 +116,10 @@ class Loop:
     _publishing_failed: bool = False
 
     def __post_init__(self) -> None:
-        """Begin with a fleet of metricsd alone; sessions are added."""
-        self.fleet = build_fleet((), exit_when_done=self.exit_when_done)
+        """Begin with metricsd and whatever a former supervisor left; sessions are added."""
+        now = time.monotonic()
+        former = [build_process(each, now) for each in self.former]
+        self.fleet = build_fleet((), exit_when_done=self.exit_when_done, former=former)
         self.prober = Prober(
             host=self.config.host,
             port=self.config.port,
@@ -130,6 +139,7 @@ class Loop:
         self._inherited = kernel.find_children()  # of a shell that became us by exec
         kernel.become_subreaper()
         self._write_own_state()
+        self._adopt_all()
         self._publish()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._hint)
@@ -137,7 +147,7 @@ class Loop:
         self.background(self.claims.run())
         self.background(self._keep_published())
         self.background(self._open())
-        self.post(Start(METRICSD))
+        self.post(Start(METRICSD))  # nothing is done if it was adopted
         try:
             while self.fleet.phase is not Phase.ENDED:
                 for event in await self._next_events():
@@ -204,7 +214,7 @@ class Loop:
 
     @property
     def _waits_for_the_dead(self) -> bool:
-        return bool(self._dead or self._strangers)
+        return bool(self._dead or self._settling or self._strangers)
 
     def _find_timeout_seconds(self) -> float:
         timeout = LOOK_AGAIN_SECONDS if self._waits_for_the_dead else LOOK_ANYWAY_SECONDS
@@ -235,16 +245,16 @@ class Loop:
             case Spawn(name, incarnation):
                 yield self._spawn(name, incarnation)
             case SignalGroup(name, _, number):
-                spawn.signal_group(self._children[name], number)
+                _signal(self._children[name], number)
             case Claim(name, incarnation, pid):
-                reason = self.claims.claim(name, pid)
+                pinned = not isinstance(self._children[name], Adoptee)
+                reason = self.claims.claim(name, pid, pinned=pinned)
                 if reason is None:
                     yield Claimed(name, incarnation)
                 else:
                     yield ClaimFailed(name, incarnation, reason)
             case Reap(name, incarnation):
-                self._dead.discard(name)
-                yield Reaped(name, incarnation, spawn.reap(self._children.pop(name)))
+                yield Reaped(name, incarnation, self._reap(name))
             case Drain():
                 self.background(self._drain())
             case Finish():
@@ -261,29 +271,48 @@ class Loop:
         self.take(Add(tuple(member.spec for member in sessions)))
 
     def _spawn(self, name: str, incarnation: int) -> Spawned | SpawnFailed:
-        nonce = self._nonces[name] = secrets.token_hex(8)
+        nonce = secrets.token_hex(8)
+        self._nonces[name] = incarnation, nonce
         process = self.fleet.find(name)
         assert process is not None
         self._identities[name] = None
         # The intent, before there is anything to lose. Without it a crash would lose the child;
         # metricsd alone is worth that.
-        if not self._write_state(process) and name != METRICSD:
+        lock = self._lock_spawn(name, incarnation)
+        written = self._write_state(process) and lock is not None
+        if not written and name != METRICSD:
             return SpawnFailed(name, incarnation, "cannot write its state down", final=False)
+        locks = () if lock is None else (lock,)
         try:
             if name == METRICSD:
-                child = self._spawn_metricsd(incarnation, nonce)
+                child = self._spawn_metricsd(incarnation, nonce, locks)
             else:
-                child = self._spawn_session(self.members[name], incarnation, nonce)
+                child = self._spawn_session(self.members[name], incarnation, nonce, locks)
         except spawn.SpawnError as error:
+            self.run_dir.remove_lock(name, incarnation)
             return SpawnFailed(name, incarnation, error.reason, error.final)
-        except GateError as error:
+        except (GateError, UsageError) as error:
+            self.run_dir.remove_lock(name, incarnation)
             return SpawnFailed(name, incarnation, error.message, final=True)
+        finally:
+            for descriptor in locks:  # it is the child's alone from here on
+                os.close(descriptor)
         self._children[name] = child
         self._identities[name] = kernel.read_identity(child.pid)
         self._look = True  # it may have died before its SIGCHLD could mean anything to us
         return Spawned(name, incarnation, child.pid)
 
-    def _spawn_session(self, member: Admitted, incarnation: int, nonce: str) -> spawn.Child:
+    def _lock_spawn(self, name: str, incarnation: int) -> int | None:
+        try:
+            return self.run_dir.lock_spawn(name, incarnation)
+        except OSError as error:
+            log.warning("cannot lock the spawn of %s: %s", name, error)
+            return None
+
+    def _spawn_session(
+        self, member: Admitted, incarnation: int, nonce: str, locks: tuple[int, ...]
+    ) -> spawn.Child:
+        check_complete(member)
         check_gates(member.spec, member.inherited)
         return spawn.spawn(
             member.spec.name,
@@ -292,9 +321,10 @@ class Loop:
             environment=member.build_environment(self.config.multiproc_dir, nonce),
             cwd=member.spec.cwd,
             log=self.run_dir.log(member.spec.name),
+            pass_fds=locks,
         )
 
-    def _spawn_metricsd(self, incarnation: int, nonce: str) -> spawn.Child:
+    def _spawn_metricsd(self, incarnation: int, nonce: str, locks: tuple[int, ...]) -> spawn.Child:
         self.prober.wake()
         descriptor = self.listener.fileno()
         command = (
@@ -302,6 +332,7 @@ class Loop:
             *(sys.executable, "-P", "-m", "telemetry.metricsd", "--fd", str(descriptor)),
             *("--multiproc-dir", str(self.config.multiproc_dir)),
             *("--supervisor-metrics", str(self.run_dir.metrics)),
+            *("--handback", str(self.run_dir.handback)),
         )
         return spawn.spawn(
             METRICSD,
@@ -312,8 +343,55 @@ class Loop:
             ),
             cwd=self.run_dir.path,
             log=self.run_dir.log(METRICSD),
-            pass_fds=(descriptor,),
+            pass_fds=(descriptor, *locks),
         )
+
+    # -- Adopting ---------------------------------------------------------------------------------
+
+    def _adopt_all(self) -> None:
+        """Go on with whom a supervisor that died has left, before anything else is spawned."""
+        for former in self.former:
+            # A dead metricsd has nothing to be claimed or to be asked: it is started anew.
+            if not former.at_rest and (former.lives or former.name != METRICSD):
+                self._adopt(former)
+
+    def _adopt(self, former: Former) -> None:
+        name, remains = former.name, False
+        self._nonces[name] = former.incarnation, former.nonce
+        self._identities[name] = former.identity
+        if former.pid is not None:
+            adoptee = Adoptee(name, former.incarnation, former.pid, former.nonce, former.identity)
+            self._children[name] = adoptee
+            self._watch(adoptee)
+            if not former.lives:
+                self._dead.add(name)
+                remains = bool(adoptee.find_remains())
+        else:
+            self.run_dir.remove_lock(name, former.incarnation)
+        for event in build_events(former, remains=remains):
+            self._take(event)
+        if not former.lives:
+            log.warning("%s ended while no supervisor lived", name)
+            return
+        log.info("adopted %s (pid %s)", name, former.pid)
+        if former.refusal:
+            log.error("%s is stopped: %s", name, former.refusal)
+            self._take(Stop(name, reason=former.refusal))
+
+    def _watch(self, adoptee: Adoptee) -> None:
+        """Look when it ends, which no SIGCHLD tells of."""
+        descriptor = adoptee.watch()
+        if descriptor is None:
+            self._look = True
+            return
+        loop = asyncio.get_running_loop()
+
+        def note() -> None:
+            loop.remove_reader(descriptor)  # it stays readable for ever
+            self._settling.add(adoptee.name)
+            self._hint()
+
+        loop.add_reader(descriptor, note)
 
     # -- Dying: peek, claim, reap -----------------------------------------------------------------
 
@@ -322,22 +400,40 @@ class Loop:
         fresh = {
             child.name: found
             for child in self._children.values()
-            if child.name not in self._dead and (found := spawn.peek(child)) is not None
+            if child.name not in self._dead and (found := _peek(child)) is not None
         }
-        waiting = set(self._dead)
-        groups = {self._children[name].pid for name in fresh.keys() | waiting}
-        members = kernel.find_members(groups)
-        events: list[Event] = []
-        for name, found in fresh.items():
-            child = self._children[name]
-            remains = bool(members.get(child.pid))
-            events.append(Exited(name, child.incarnation, found.returncode, remains))
-            self._dead.add(name)
-        for name in waiting:
-            child = self._children[name]
-            if not members.get(child.pid):
-                events.append(GroupGone(name, child.incarnation))
+        remaining = self._find_remaining(fresh.keys() | self._dead)
+        gone = self._dead - remaining
+        self._dead |= fresh.keys()
+        self._settling -= fresh.keys()
+        events: list[Event] = [
+            Exited(name, self._children[name].incarnation, found.returncode, name in remaining)
+            for name, found in fresh.items()
+        ]
+        events += [GroupGone(name, self._children[name].incarnation) for name in gone]
         return events
+
+    def _find_remaining(self, names: set[str]) -> set[str]:
+        """Find of which of these, whose leaders are dead, somebody lives."""
+        children = [self._children[name] for name in names]
+        groups = {child.pid for child in children if not isinstance(child, Adoptee)}
+        members = kernel.find_members(groups)
+        return {
+            child.name
+            for child in children
+            if (child.find_remains() if isinstance(child, Adoptee) else members.get(child.pid))
+        }
+
+    def _reap(self, name: str) -> int | None:
+        """Give its pid back, or let go of what was no child of ours; say how it ended."""
+        self._dead.discard(name)
+        child = self._children.pop(name)
+        self.run_dir.remove_lock(name, child.incarnation)
+        if not isinstance(child, Adoptee):
+            return spawn.reap(child)
+        child.let_go()
+        process = self.fleet.find(name)
+        return None if process is None else process.returncode
 
     def _reap_strangers(self) -> None:
         """Reap the dead among the orphans that became our children, each claimed first."""
@@ -416,6 +512,13 @@ class Loop:
             )
             self.post(KillAll())
 
+    @property
+    def findings(self) -> list[Finding]:
+        """All that is not as it should be, and for a while what was mended."""
+        now = time.monotonic()
+        self.mended = [found for found in self.mended if now - found.since < MENDED_SECONDS]
+        return [*self.claims.findings.values(), *self.mended]
+
     # -- What is written down ----------------------------------------------------------------------
 
     def _note_changes(self, before: Fleet) -> None:
@@ -426,17 +529,21 @@ class Loop:
             if process is former:
                 continue
             self._write_state(process)
-            if former is not None and process.state is not former.state and is_news(process):
+            if former is None or process.state is former.state or not is_news(process):
+                continue
+            if (former.state, process.state) != (State.STOPPED, State.RUNNING):  # an adoption
                 log.info(render_process(describe(process)))
         if before.phase is Phase.OPENING and self.fleet.phase is Phase.SERVING:
             log.info("metricsd answers on %s", self.prober.url)
 
     def _write_state(self, process: Process) -> bool:
         member = self.members.get(process.name)
+        incarnation, nonce = self._nonces.get(process.name, (0, ""))
         state = build_state(
             process,
             member.spec if member else None,
-            nonce=self._nonces.get(process.name, ""),
+            # Without one it is no intent yet: that incarnation is still to be spawned.
+            nonce=nonce if incarnation == process.incarnation else "",
             identity=self._identities.get(process.name),
         )
         try:
@@ -478,7 +585,7 @@ class Loop:
             return
         text = render_exposition(
             self.fleet,
-            self.claims.findings.values(),
+            self.findings,
             pid=os.getpid(),
             identity=kernel.read_identity(os.getpid()) or "unknown",
         )
@@ -507,3 +614,14 @@ class Loop:
             self.run_dir.clean()
         except PtsupError as error:
             self.error = error
+
+
+def _peek(child: spawn.Child | Adoptee) -> kernel.Exit | None:
+    return child.peek() if isinstance(child, Adoptee) else spawn.peek(child)
+
+
+def _signal(child: spawn.Child | Adoptee, number: int) -> None:
+    if isinstance(child, Adoptee):
+        child.signal_group(number)
+    else:
+        spawn.signal_group(child, number)

@@ -7,6 +7,7 @@ nobody else is ever signalled.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from supervisor import kernel
+from supervisor.adoption import Former
 from supervisor.client import build_silence, find_absence
-from supervisor.config import METRICSD, METRICSD_POLICY, SUPERVISOR, Policy
+from supervisor.config import METRICSD, METRICSD_POLICY, SESSION_NAME, SUPERVISOR, Policy
+from supervisor.errors import SupervisorDeadError
 from supervisor.status import build_dead_status
 from telemetry.clearing import clear_and_say
 
@@ -25,16 +28,107 @@ if TYPE_CHECKING:
     from supervisor.rundir import RunDir
 
 _LOOK_SECONDS: Final = 0.1
+# How long a child may take from its fork to its exec, after which its nonce can be seen, before
+# it is looked for by the lock it holds; and how long until that is given up.
+_NONCE_SECONDS: Final = 1.0
+_FIND_SECONDS: Final = 5.0
 
 
 def find_living(states: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """Find which recorded processes still live: their pids by name."""
+    """Find which recorded processes still live: their pids by name.
+
+    Those too whose pid nobody came to write down.
+    """
+    recorded = _find_recorded(states)
+    intents = {
+        state["nonce"]: name
+        for name, state in states.items()
+        if name not in recorded
+        and state.get("nonce")
+        and state.get("pid") is None
+        and not Former(record={**state, "name": name}).at_rest
+    }
+    if not intents:
+        return recorded
+    from supervisor.observe import find_spawned  # noqa: PLC0415 - only a crash needs it
+
+    found = {intents[nonce]: _find_leader(pids) for nonce, pids in find_spawned(intents).items()}
+    return {**recorded, **{name: pid for name, pid in found.items() if pid is not None}}
+
+
+def _find_recorded(states: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     return {
         name: pid
         for name, state in states.items()
         if isinstance(pid := state.get("pid"), int)
         and kernel.read_identity(pid) == state.get("identity") is not None
     }
+
+
+def find_former(run_dir: RunDir, states: Mapping[str, Mapping[str, Any]]) -> tuple[Former, ...]:
+    """Find every process of a dead supervisor; the run directory's lock is ours.
+
+    One whose pid nobody came to write down is found by its nonce, or by the lock it inherited.
+    Raises SupervisorDeadError when it is there and cannot be found.
+    """
+    return tuple(
+        _find_former({**state, "name": name}, run_dir)
+        for name, state in states.items()
+        if name != SUPERVISOR and SESSION_NAME.fullmatch(name)
+    )
+
+
+def _find_former(record: Mapping[str, Any], run_dir: RunDir) -> Former:
+    former = Former(record=record)
+    if former.at_rest:
+        return former
+    pid = record.get("pid")
+    if pid is None:
+        pid = _find_unrecorded(former, run_dir)
+    identity = None
+    if isinstance(pid, int):
+        found = kernel.read_identity(pid)
+        recorded = found == record.get("identity") or record.get("pid") is None
+        identity = found if recorded else None
+    return Former(record=record, pid=pid, identity=identity)
+
+
+def _find_unrecorded(former: Former, run_dir: RunDir) -> int | None:
+    """Find the leader that an intent led to; None when it led to nobody who lives."""
+    from supervisor.observe import find_holders, find_spawned  # noqa: PLC0415 - after a crash
+
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < _FIND_SECONDS:
+        locked = run_dir.is_spawn_locked(former.name, former.incarnation)
+        pids = find_spawned({former.nonce}).get(former.nonce, set()) if former.nonce else set()
+        if not pids and waited > _NONCE_SECONDS:
+            lock = run_dir.find_lock(former.name, former.incarnation)
+            pids = find_holders(*lock) if lock else set()
+        if pids:
+            return _find_leader(pids)
+        if not locked:
+            return None
+        time.sleep(_LOOK_SECONDS / 10)
+    raise SupervisorDeadError(
+        f"cannot adopt {former.name}: a process holds its lock, and cannot be found",
+        f"end what has {run_dir.states}/{former.name}.{former.incarnation}.lock open (lsof)",
+    )
+
+
+def _find_leader(pids: Iterable[int]) -> int | None:
+    """Find the one that leads the session all of them descend from, which may be dead."""
+    sessions: set[int] = set()
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            sessions.add(os.getsid(pid))
+    living = [(_find_age(pid), pid) for pid in sessions if kernel.read_identity(pid)]
+    return min(living)[1] if living else min(sessions, default=None)
+
+
+def _find_age(pid: int) -> tuple[int, str]:
+    """Order processes by their start, the eldest first."""
+    start = (kernel.read_identity(pid) or "").partition("@")[0]
+    return int(start) if start.isdigit() else 0, start
 
 
 def find_survivors(states: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[int, str]]:
@@ -47,7 +141,7 @@ def find_survivors(states: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[in
 
     children = {name: state for name, state in states.items() if name != SUPERVISOR}
     names = {state["nonce"]: name for name, state in children.items() if state.get("nonce")}
-    leaders = find_living(children)
+    leaders = _find_recorded(children)
     members = kernel.find_members(set(leaders.values()))
     pids: dict[str, set[int]] = {name: {pid, *members[pid]} for name, pid in leaders.items()}
     for nonce, spawned in find_spawned(names).items():
@@ -71,7 +165,7 @@ def read_dead_status(run_dir: RunDir) -> dict[str, Any] | None:
     directory = Path(states.get(SUPERVISOR, {}).get("multiproc_dir", os.devnull))
     return build_dead_status(
         states,
-        frozenset(find_living(states)),
+        find_living(states),
         run_dir=str(run_dir.path),
         shards=count_shards(directory),
         log=lambda name: str(run_dir.log(name)),
@@ -93,6 +187,10 @@ def stop_orphans(
         raise find_absence(run_dir)
     pid = states.get(SUPERVISOR, {}).get("pid")
     yield f"the supervisor (pid {pid}) is dead; ending what it left"
+    for former in find_former(run_dir, states):
+        if former.lives:  # whose pid nobody came to write down is found by its lock, once
+            found = {"pid": former.pid, "identity": former.identity}
+            states[former.name] = {**states[former.name], **found}
     sessions = {name: state for name, state in states.items() if name != METRICSD}
     metricsd = {name: state for name, state in states.items() if name == METRICSD}
     session_timeout = Policy().stop_timeout_seconds if timeout_seconds is None else timeout_seconds

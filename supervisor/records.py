@@ -21,6 +21,14 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "returncode": (int,),
     "command": (list,),
     "cwd": (str,),
+    "restart": (str,),
+    "stop_timeout_seconds": (int, float),
+    "variables": (list,),
+    "dead": (bool,),
+    "ending": (str,),
+    "failures": (int,),
+    "started_at": (int, float),
+    "ready_at": (int, float),
     "version": (str,),
     "host": (str,),
     "port": (int,),
@@ -38,10 +46,12 @@ def parse_record(document: object) -> dict[str, Any]:
     record = {
         key: document[key]
         for key, types in _TYPES.items()
-        if isinstance(document.get(key), types) and not isinstance(document[key], bool)
+        if isinstance(document.get(key), types)
+        and (types == (bool,) or not isinstance(document[key], bool))
     }
-    if not all(isinstance(word, str) for word in record.get("command", [])):
-        del record["command"]
+    for key in ("command", "variables"):
+        if not all(isinstance(word, str) for word in record.get(key, [])):
+            del record[key]
     directory = record.get("multiproc_dir", "/")
     if not directory.startswith("/") or "\0" in directory:
         del record["multiproc_dir"]

@@ -1,13 +1,15 @@
-"""The run directory: its lock, one state file per process, logs and the socket path.
+"""The run directory: its lock, one state file per process, logs and the socket paths.
 
 The lock is a flock on the directory itself, so there is no lock file to go stale. A state
-file is written beside its name and renamed; a reader never sees half of one.
+file is written beside its name and renamed; a reader never sees half of one. Beside it lies,
+as long as an incarnation lasts, a file that its process holds locked.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import stat
@@ -23,7 +25,9 @@ from telemetry.directories import create_private, lock_directory
 # sockaddr_un.sun_path less its final NUL: 108 on Linux, 104 on macOS.
 _SOCKET_PATH_LIMIT: Final = 103
 _SOCKET_NAME: Final = "control.sock"
+_HANDBACK_NAME: Final = "handback.sock"
 _METRICS_NAME: Final = "metrics.prom"
+_LOCK_SUFFIX: Final = ".lock"
 
 
 @dataclass(slots=True)
@@ -60,12 +64,12 @@ class RunDir:
         if not self.path.exists():
             return None
         for path in sorted(self.path.iterdir()):
-            ours = {self.logs.name, self.states.name, _SOCKET_NAME, _METRICS_NAME}
+            ours = {self.logs.name, self.states.name, _SOCKET_NAME, _HANDBACK_NAME, _METRICS_NAME}
             if path.name not in ours and path != _find_beside(self.metrics):
                 return path.name
-        for directory, pattern in ((self.logs, "*.log"), (self.states, "*.json")):
+        for directory, kinds in ((self.logs, {".log"}), (self.states, {".json", _LOCK_SUFFIX})):
             for path in sorted(directory.glob("*")):
-                if not path.match(pattern) and not _is_unfinished(path):
+                if path.suffix not in kinds and not _is_unfinished(path):
                     return f"{directory.name}/{path.name}"
         return None
 
@@ -106,13 +110,23 @@ class RunDir:
     @property
     def socket(self) -> Path:
         """The control socket: inside, or where a path is short enough for the OS."""
-        inside = self.path / _SOCKET_NAME
-        if len(os.fsencode(inside)) <= _SOCKET_PATH_LIMIT:
+        return self._place_socket(_SOCKET_NAME)
+
+    @property
+    def handback(self) -> Path:
+        """The socket on which metricsd gives the listening socket back; it lies likewise."""
+        return self._place_socket(_HANDBACK_NAME)
+
+    def _place_socket(self, name: str) -> Path:
+        # Both go by the longer name, so that they always lie side by side.
+        inside = self.path / name
+        if len(os.fsencode(self.path / _HANDBACK_NAME)) <= _SOCKET_PATH_LIMIT:
             return inside
         import hashlib  # noqa: PLC0415 - seldom needed, and slow to import
 
         digest = hashlib.sha256(os.fsencode(self.path)).hexdigest()[:16]
-        return _short_directory() / f"{digest}.sock"
+        kind = "" if name == _SOCKET_NAME else f"-{name.partition('.')[0]}"
+        return _short_directory() / f"{digest}{kind}.sock"
 
     def create_socket_directory(self) -> None:
         """Make the short directory if the socket needs it; refuse one that is not ours."""
@@ -127,6 +141,52 @@ class RunDir:
                 f"cannot use {directory} for the control socket: not a private directory of ours",
                 "remove it, or choose a shorter --run-dir",
             )
+
+    # -- Spawns: who holds the lock of an incarnation was spawned as it, and lives -----------
+
+    def lock_spawn(self, name: str, incarnation: int) -> int:
+        """Make and lock the file of an incarnation, for its process to inherit; raises OSError.
+
+        A former one of that name goes: who may still hold it is of another life.
+        """
+        path = self._place_lock(name, incarnation)
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return descriptor
+
+    def is_spawn_locked(self, name: str, incarnation: int) -> bool:
+        """Whether anybody lives who inherited the lock; only for who holds the directory's own.
+
+        For a moment it is locked by us.
+        """
+        try:
+            descriptor = os.open(self._place_lock(name, incarnation), os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def find_lock(self, name: str, incarnation: int) -> tuple[int, int] | None:
+        """Find the lock's file (inode, device), for who holds it to be looked for."""
+        try:
+            found = self._place_lock(name, incarnation).lstat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_dev
+
+    def remove_lock(self, name: str, incarnation: int) -> None:
+        """Remove the file, now that nobody lives of that incarnation."""
+        with contextlib.suppress(OSError):
+            self._place_lock(name, incarnation).unlink(missing_ok=True)
+
+    def _place_lock(self, name: str, incarnation: int) -> Path:
+        return self.states / f"{name}.{incarnation}{_LOCK_SUFFIX}"
 
     # -- State ------------------------------------------------------------------------------
 
@@ -182,9 +242,10 @@ class RunDir:
             return
         try:
             for path in self.states.glob("*"):
-                if path.match("*.json") or _is_unfinished(path):
+                if path.suffix in {".json", _LOCK_SUFFIX} or _is_unfinished(path):
                     path.unlink(missing_ok=True)
-            for path in (self.metrics, _find_beside(self.metrics), self.socket):
+            beside = _find_beside(self.metrics)
+            for path in (self.metrics, beside, self.socket, self.handback):
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise PtsupError(

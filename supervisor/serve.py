@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import supervisor
 from supervisor import kernel
-from supervisor.admission import admit
+from supervisor.admission import admit, check_complete
 from supervisor.config import check_unique, parse_env, parse_seconds, parse_session_document
 from supervisor.control import (
     LINE_LIMIT_BYTES,
@@ -155,7 +155,7 @@ class Server:
             shards=replace(shards, unreadable=loop.prober.unreadable_shards),
             last_scrape_age_seconds=loop.prober.last_scrape_age_seconds,
             usage=usage,
-            findings=tuple(loop.claims.findings.values()),
+            findings=tuple(loop.findings),
         )
         specs = {name: member.spec for name, member in loop.members.items()}
         return build_status(loop.fleet, specs, facts, lambda name: str(loop.run_dir.log(name)), now)
@@ -210,6 +210,8 @@ class Server:
         self._check_open("restart")
         names = self._read_names(parameters)
         former = {process.name: process.incarnation for process in self._find(names)}
+        for name in names:
+            check_complete(self.loop.members[name])  # before it is stopped for nothing
         for name in names:
             self.loop.take(Restart(name))
         await self.loop.wait_until(

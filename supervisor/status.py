@@ -246,7 +246,11 @@ def find_stopping(status: Mapping[str, Any], now_after_seconds: float) -> list[t
 def build_state(
     process: Process, spec: SessionSpec | None, *, nonce: str, identity: str | None
 ) -> dict[str, Any]:
-    """Build the record of one process; no variable of its environment is in it."""
+    """Build the record of one process: all that the next supervisor needs to go on with it.
+
+    Of its environment only the names of the configured variables are in it. Times are
+    monotonic, and mean something as long as the boot lasts that the identity names.
+    """
     return {
         "name": process.name,
         "state": str(process.state),
@@ -256,20 +260,28 @@ def build_state(
         "incarnation": process.incarnation,
         "nonce": nonce,
         "returncode": process.returncode,
+        "dead": process.dead,
+        "ending": process.ending,
+        "failures": process.failures,
+        "started_at": process.started_at,
+        "ready_at": process.ready_at,
         "command": mask_secrets(spec.command) if spec else [],
         "cwd": str(spec.cwd) if spec else "",
+        "variables": sorted(spec.env) if spec else [],
+        "restart": str(process.policy.restart),
+        "stop_timeout_seconds": process.policy.stop_timeout_seconds,
     }
 
 
 def build_dead_status(
     states: Mapping[str, dict[str, Any]],
-    living: frozenset[str],
+    living: Mapping[str, int],
     *,
     run_dir: str,
     shards: ShardFacts,
     log: Callable[[str], str],
 ) -> dict[str, Any]:
-    """Build the document of a supervisor that died; `living` names the orphans."""
+    """Build the document of a supervisor that died; `living` has the orphans' pids by name."""
     supervisor = states.get(SUPERVISOR, {})
     metricsd = states.get(METRICSD, {})
     return {
@@ -285,18 +297,18 @@ def build_dead_status(
         "port": {
             "host": supervisor.get("host"),
             "port": supervisor.get("port"),
-            "holder_pid": metricsd.get("pid") if METRICSD in living else None,
+            "holder_pid": living.get(METRICSD),
         },
         "metricsd": {
             "state": "running" if METRICSD in living else "exited",
-            "pid": metricsd.get("pid") if METRICSD in living else None,
+            "pid": living.get(METRICSD),
             "restarts": max(0, metricsd.get("incarnation", 1) - 1),
             "last_scrape_age_seconds": None,
             "log": log(METRICSD),
         },
         "shards": _build_shards(shards),
         "sessions": [
-            _build_dead_session(name, state, shards, log(name), lives=name in living)
+            _build_dead_session(name, state, shards, log(name), living.get(name))
             for name, state in states.items()
             if name not in {SUPERVISOR, METRICSD}
         ],
@@ -310,14 +322,13 @@ def _build_dead_session(
     state: Mapping[str, Any],
     shards: ShardFacts,
     log: str,
-    *,
-    lives: bool,
+    pid: int | None,
 ) -> dict[str, Any]:
     recorded, returncode = state.get("state"), state.get("returncode")
     # Whatever it was doing when its supervisor died, it has ended since, nobody saw how.
     ended = recorded in {State.STOPPED, State.EXITED, State.FATAL}
     gone = str(recorded) if ended else str(State.EXITED)
-    pid = state.get("pid") if lives else None
+    lives = pid is not None
     never_spawned = not state.get("incarnation")
     return {
         "name": name,

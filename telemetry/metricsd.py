@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from telemetry import mode
+from telemetry import handback, mode
 from telemetry.answers import EmptyCollector
 from telemetry.clearing import (
     clear_and_say,
@@ -85,6 +85,7 @@ class Options:
     fd: int | None
     policy: LabelPolicy
     supervisor_metrics: Path | None
+    handback: Path | None
 
 
 def parse_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
@@ -108,6 +109,7 @@ def parse_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Optio
             parsed.fd,
             build_policy(parsed.allow_label),
             parsed.supervisor_metrics,
+            parsed.handback,
         )
     except ValueError as error:
         parser.error(str(error))
@@ -150,6 +152,8 @@ def _serve(options: Options) -> None:
     else:
         sock = adopt_listener(options.fd)
         kept = []
+        if options.handback is not None:
+            handback.offer(options.handback, sock)
     address = mode.render_address(*sock.getsockname()[:2])
     _logger.info("metricsd started on %s multiproc_dir=%s", address, options.directory)
     for line in kept:
@@ -317,6 +321,12 @@ def _build_parser() -> _Parser:
         type=_parse_directory,
         metavar="FILE",
         help="show what a living supervisor writes into this file",
+    )
+    parser.add_argument(
+        "--handback",
+        type=_parse_directory,
+        metavar="PATH",
+        help="give the inherited socket back to this user's next supervisor, on a unix socket here",
     )
     return parser
 

@@ -7,10 +7,14 @@ too long costs nothing, one taken from a living process costs its counts.
 from __future__ import annotations
 
 import os
+import struct
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import socket
 
 _PROC: Final = Path("/proc")
 _DEAD: Final = frozenset("ZX")  # zombie, or in its very last moment
@@ -68,6 +72,13 @@ if sys.platform == "linux":
             return False
         # A zombie leader has given up its files; its threads have not.
         return None if stat is not None and stat[0] in _DEAD else False
+
+    def read_peer_uid(connection: socket.socket) -> int:
+        """Read the uid of the process at the other end of a unix socket (SO_PEERCRED)."""
+        # struct ucred: pid, uid, gid; the two constants are Linux's own (socket(7)).
+        credentials = connection.getsockopt(1, 17, struct.calcsize("3i"))
+        uid: int = struct.unpack("3i", credentials)[1]
+        return uid
 
     def _has_open(pid: int, inode: int, device: int) -> bool:
         with os.scandir(_PROC / str(pid) / "fd") as descriptors:
@@ -129,6 +140,11 @@ else:
             if (found.st_ino, found.st_dev) == (inode, device):
                 return True
         return False
+
+    def read_peer_uid(connection: socket.socket) -> int:
+        """Read the uid of the process at the other end of a unix socket (LOCAL_PEERCRED)."""
+        credentials = connection.getsockopt(0, 1, 76)  # struct xucred: u_int version, uid_t uid, …
+        return int.from_bytes(credentials[4:8], sys.byteorder)
 
     def _is_zombie(pid: int) -> bool:
         return _ask("/bin/ps", "-o", "stat=", "-p", str(pid)).strip().startswith("Z")

@@ -8,37 +8,40 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
-from telemetry.processes import read_identity
+from telemetry.processes import read_identity, read_peer_uid
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """A child that is a zombie; None when its status cannot be read without reaping it."""
+    """How a process ended; None when it cannot be known, or not before the reap."""
 
     returncode: int | None
 
 
 if sys.platform == "linux":
     from supervisor.kernel.linux import (
+        ExitWatch,
         become_subreaper,
         find_children,
         find_members,
         peek,
-        read_peer_uid,
         signal_process,
+        watch_exit,
     )
 else:
     from supervisor.kernel.darwin import (
+        ExitWatch,
         become_subreaper,
         find_children,
         find_members,
         peek,
-        read_peer_uid,
         signal_process,
+        watch_exit,
     )
 
 __all__ = [
     "Exit",
+    "ExitWatch",
     "become_subreaper",
     "find_children",
     "find_members",
@@ -46,4 +49,5 @@ __all__ = [
     "read_identity",
     "read_peer_uid",
     "signal_process",
+    "watch_exit",
 ]

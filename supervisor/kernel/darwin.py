@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,6 @@ import supervisor.kernel
 from telemetry.processes import read_identity
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Collection
 
 assert sys.platform == "darwin"
@@ -84,10 +84,57 @@ def signal_process(pid: int, identity: str, number: int) -> None:
             os.kill(pid, number)
 
 
-def read_peer_uid(connection: socket.socket) -> int:
-    """Read the uid of the process at the other end of a unix socket (LOCAL_PEERCRED)."""
-    credentials = connection.getsockopt(0, 1, 76)  # struct xucred: u_int version, uid_t uid, …
-    return int.from_bytes(credentials[4:8], sys.byteorder)
+@dataclass(slots=True)
+class ExitWatch:
+    """Sees one process end that is not our child; `fileno` is readable from then on."""
+
+    pid: int
+    _identity: str
+    _queue: select.kqueue
+    _exited: bool = False
+
+    def fileno(self) -> int:
+        """Give the descriptor to wait for: a kqueue is one."""
+        return self._queue.fileno()
+
+    def has_exited(self) -> bool:
+        """Whether it is dead."""
+        self._exited = self._exited or bool(self._queue.control(None, 1, 0))
+        return self._exited
+
+    def pins(self) -> bool:
+        """Whether the process still has its pid; a zombie is not told from another one."""
+        return read_identity(self.pid) == self._identity
+
+    def read_exit(self) -> supervisor.kernel.Exit | None:
+        """Say nothing: how a process ended is told here to its parent alone."""
+        return None
+
+    def signal_group(self, number: int) -> bool:  # noqa: ARG002
+        """Do nothing: a group has only its number here, which may be another's by now."""
+        return False
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._queue.close()
+
+
+def watch_exit(pid: int, identity: str) -> ExitWatch | None:
+    """Watch a process that is not our child; None when it is dead, or another by now."""
+    queue = select.kqueue()
+    note = select.kevent(
+        pid,
+        filter=select.KQ_FILTER_PROC,
+        flags=select.KQ_EV_ADD | select.KQ_EV_ONESHOT,
+        fflags=select.KQ_NOTE_EXIT,
+    )
+    with contextlib.suppress(ProcessLookupError):
+        queue.control([note], 0, 0)
+        # Looked at while it is watched: if it is the one now, its end will be noted.
+        if read_identity(pid) == identity:
+            return ExitWatch(pid, identity, queue)
+    queue.close()
+    return None
 
 
 def _ps(*arguments: str) -> str:

@@ -1,12 +1,18 @@
-"""Linux: subreaper, peek without reaping, process groups from /proc, signals by pidfd."""
+"""Linux: subreaper, peek without reaping, process groups from /proc, signals by pidfd.
+
+A pidfd stands for one process for ever: what it says and hears cannot be another's.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import select
 import signal
-import socket
 import struct
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +24,16 @@ if TYPE_CHECKING:
 
 _PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
 _PROC: Final = Path("/proc")
+
+# pidfd_send_signal(2), Linux 6.9: to everybody in the group that the process leads or led.
+_PIDFD_SIGNAL_PROCESS_GROUP: Final = 1 << 2
+# <linux/pidfd.h>, Linux 6.15: how a process ended, once it is reaped, to whoever holds a pidfd.
+# struct pidfd_info: u64 mask, u64 cgroup, eleven u32 of ids, s32 exit_code.
+_PIDFD_INFO: Final = struct.Struct("QQ11Ii")
+_PIDFD_GET_INFO: Final = 3 << 30 | _PIDFD_INFO.size << 16 | 0xFF << 8 | 11
+_PIDFD_INFO_EXIT: Final = 1 << 3
+# Where /proc/PID/stat has the exit status, from its third field on.
+_STAT_START, _STAT_EXIT = 19, 49
 
 
 def become_subreaper() -> None:
@@ -80,13 +96,75 @@ def signal_process(pid: int, identity: str, number: int) -> None:
         os.close(descriptor)
 
 
-def read_peer_uid(connection: socket.socket) -> int:
-    """Read the uid of the process at the other end of a unix socket."""
-    credentials = connection.getsockopt(
-        socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
-    )
-    uid: int = struct.unpack("3i", credentials)[1]
-    return uid
+@dataclass(slots=True)
+class ExitWatch:
+    """Sees one process end that is not our child; `fileno` is readable from then on."""
+
+    pid: int
+    _identity: str
+    _descriptor: int
+
+    def fileno(self) -> int:
+        """Give the descriptor to wait for."""
+        return self._descriptor
+
+    def has_exited(self) -> bool:
+        """Whether it is dead, reaped or not."""
+        return bool(select.select([self._descriptor], [], [], 0)[0])
+
+    def pins(self) -> bool:
+        """Whether the process still has its pid, if only as a zombie."""
+        return _read_start(self.pid) == self._identity.partition("@")[0]
+
+    def read_exit(self) -> supervisor.kernel.Exit | None:
+        """Read how it ended; None while (or where) the kernel does not tell."""
+        stat = read_stat(self.pid)
+        if stat is not None and stat[0] == "Z" and self.pins() and len(stat) > _STAT_EXIT:
+            return supervisor.kernel.Exit(os.waitstatus_to_exitcode(int(stat[_STAT_EXIT])))
+        info = bytearray(_PIDFD_INFO.pack(_PIDFD_INFO_EXIT, *[0] * 13))
+        try:
+            fcntl.ioctl(self._descriptor, _PIDFD_GET_INFO, info)
+        except OSError:  # an older kernel, or not reaped yet
+            return None
+        mask, *_, status = _PIDFD_INFO.unpack(info)
+        if not mask & _PIDFD_INFO_EXIT:
+            return None
+        return supervisor.kernel.Exit(os.waitstatus_to_exitcode(status))
+
+    def signal_group(self, number: int) -> bool:
+        """Signal the whole group it leads or led; False where the kernel cannot do that."""
+        try:
+            signal.pidfd_send_signal(self._descriptor, number, None, _PIDFD_SIGNAL_PROCESS_GROUP)
+        except (ProcessLookupError, PermissionError):
+            pass  # nobody is left, or a member changed its user
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return False
+        return True
+
+    def close(self) -> None:
+        """Watch no more."""
+        os.close(self._descriptor)
+
+
+def watch_exit(pid: int, identity: str) -> ExitWatch | None:
+    """Watch a process that is not our child; None when it is dead, or another by now."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    watch = ExitWatch(pid, identity, descriptor)
+    # Looked at with the pidfd open: from here on it cannot become another process.
+    if watch.pins():
+        return watch
+    watch.close()
+    return None
+
+
+def _read_start(pid: int) -> str | None:
+    stat = read_stat(pid)
+    return None if stat is None else stat[_STAT_START]
 
 
 def _scan() -> Iterator[tuple[int, list[str]]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from supervisor.events import (
     Action,
+    Adopted,
     Claim,
     Claimed,
     ClaimFailed,
@@ -49,6 +50,8 @@ def parse_event(word: str, name: str, incarnation: int, pid: int = 8) -> Process
         "kill": lambda: Kill(name),
         "deadline": lambda: DeadlinePassed(name),
         "spawned": lambda: Spawned(name, incarnation, pid),
+        "adopted": lambda: Adopted(name, incarnation, pid),
+        "lost": lambda: Adopted(name, incarnation, None),
         "spawn-failed": lambda: SpawnFailed(name, incarnation, "busy", final=False),
         "spawn-refused": lambda: SpawnFailed(name, incarnation, "missing", final=True),
         "ready": lambda: Ready(name, incarnation),

@@ -32,6 +32,7 @@ supervisor.lifecycle      pure   config events
 supervisor.fleet          pure   config events lifecycle
 supervisor.drift          pure
 supervisor.status         pure   config drift fleet lifecycle
+supervisor.adoption       pure   config errors events lifecycle status
 supervisor.exposition     pure   drift lifecycle
 supervisor.control        pure   errors
 supervisor.scrape_config  pure   telemetry.mode
@@ -47,24 +48,28 @@ supervisor.records        pure
 supervisor.rundir         shell  config errors records telemetry.directories
 supervisor.observe        shell  environ status
                                  telemetry.claim telemetry.processes telemetry.shards
+supervisor.adoptee        shell  kernel observe spawn
 supervisor.claims         shell  drift telemetry.claim
 supervisor.admission      shell  environ errors gates spawn
 supervisor.probe          shell  config events lifecycle telemetry.mode
-supervisor.loop           shell  supervisor admission claims config environ errors events
-                                 exposition fleet kernel lifecycle logs probe spawn status
-                                 telemetry.clearing
+supervisor.loop           shell  supervisor admission adoptee adoption claims config drift environ
+                                 errors events exposition fleet kernel lifecycle logs probe spawn
+                                 status telemetry.clearing
 supervisor.serve          shell  supervisor admission config control errors events fleet kernel
                                  lifecycle observe status
-supervisor.orphans        shell  client config kernel observe status telemetry.clearing
-supervisor.launch         shell  claims config control errors events fleet logs orphans port serve
-                                 status telemetry.clearing
+supervisor.orphans        shell  adoption client config errors kernel observe status
+                                 telemetry.clearing
+supervisor.takeover       shell  admission adoption client config drift errors kernel observe
+                                 orphans port status telemetry.mode
+supervisor.launch         shell  claims config control errors events fleet logs serve status
+                                 takeover telemetry.clearing
 supervisor.client         shell  control errors kernel
 supervisor.follow         shell  logs
 supervisor.handover       shell  client config control errors
 supervisor.foreground     shell  client control errors follow launch status
 supervisor.cli            shell  supervisor admission client config control errors follow foreground
                                  handover launch logs loop orphans render rundir scrape_config
-                                 status telemetry.mode
+                                 status takeover telemetry.mode
 
 telemetry                 shell  metrics
 telemetry.labels          pure
@@ -78,6 +83,7 @@ telemetry.shards          shell  shard_format
 telemetry.base            pure   shard_format
 telemetry.fold            shell  base directories shards
 telemetry.claim           shell  processes shards
+telemetry.handback        shell  processes
 telemetry.holders         shell  shards
 telemetry.clearing        shell  directories holders shards
 telemetry.listen          shell  holders mode
@@ -91,8 +97,8 @@ telemetry.page            shell  answers
 telemetry.own_metrics     shell  families processes version
 telemetry.collector       shell  base families fold own_metrics page readings shards
 telemetry.server          shell
-telemetry.metricsd        shell  answers clearing collector descriptors listen mode policy server
-                                 shards
+telemetry.metricsd        shell  answers clearing collector descriptors handback listen mode policy
+                                 server shards
 """
 
 # All that the supervisor may know of telemetry.
@@ -133,6 +139,7 @@ PURE_LIBRARY: Final = """
 # And the few names of other modules: numbers and strings that happen to live there.
 PURE_NAMES: Final = {
     ("supervisor.config", "pathlib"): {"Path", "PurePath"},
+    ("supervisor.adoption", "pathlib"): {"Path"},
     ("supervisor.environ", "os"): {"defpath", "pathsep"},
     ("supervisor.lifecycle", "signal"): {"SIGKILL", "SIGTERM", "Signals"},
     ("supervisor.status", "signal"): {"Signals"},

@@ -96,6 +96,15 @@ _UNREADY: Final = replace(_UNHEALTHY, pid=None, started_at=None, ready_at=None)
 CASES: Final = {
     "stopped": replace(_ENDED, target=Target.DOWN, returncode=-15),
     "waiting": Process(name="paper", policy=NO, target=Target.UP),
+    "former": replace(_NONE, started_at=980, ready_at=985),
+    "former:always": replace(_NONE, policy=ALWAYS, started_at=980, ready_at=985),
+    "former:slow": replace(_NONE, policy=ALWAYS, started_at=980, ready_at=995),
+    "former:last-try": replace(_NONE, policy=ALWAYS, started_at=980, ready_at=995, failures=3),
+    "former:for-ever": replace(_NONE, policy=FOR_EVER, started_at=980, ready_at=985),
+    "former:restarting": replace(_NONE, ending=Ending.ASKED, started_at=980, ready_at=985),
+    "former:stopping": replace(
+        _NONE, target=Target.DOWN, ending=Ending.ASKED, started_at=980, ready_at=985
+    ),
     "exited": replace(_ENDED, state=State.EXITED, returncode=1),
     "fatal": replace(_ENDED, state=State.FATAL, returncode=1, reason="broken"),
     "backoff": replace(_ENDED, state=State.BACKOFF, policy=ALWAYS, deadline=NOW + 3),
@@ -148,6 +157,7 @@ CASES: Final = {
 
 EVENTS: Final = (
     *("start", "stop", "stop(1)", "restart", "kill", "deadline"),
+    *("adopted", "lost"),
     *("spawned", "spawn-failed", "spawn-refused", "ready", "unhealthy"),
     *(
         "exited(0)",
@@ -168,6 +178,25 @@ TABLE: Final = """
 stopped                start,restart          starting up   -      SPAWN      fresh failures=0
 waiting                start,restart          starting up   -      SPAWN      fresh
 waiting                stop*,kill             stopped  down -      -
+stopped                adopted                stopping down +5     TERM       pid=8 ending=asked
+stopped                lost                   exited   down -      -          ended=now rc=-
+waiting                adopted                running  up   -      -          pid=8 started=now ready=now
+waiting                lost                   exited   up   -      -          ended=now
+former,former:[!f]*    start,restart          starting up   -      SPAWN      fresh failures=0
+former:for-ever        start,restart          starting up   +4     SPAWN      fresh failures=0
+former*                stop*,kill             stopped  down -      -
+former,former:[al]*    adopted                running  up   -      -          pid=8
+former:slow            adopted                running  up   -      -          pid=8
+former:for-ever        adopted                starting up   +4     -          pid=8 ready=-
+former:restarting      adopted                stopping up   +5     TERM       pid=8
+former:stopping        adopted                stopping down +5     TERM       pid=8
+former                 lost                   exited   up   -      -          ended=now
+former:always          lost                   starting up   -      SPAWN      fresh failures=0
+former:slow            lost                   backoff  up   +1.316 -          ended=now failures=3
+former:last-try        lost                   fatal    up   -      -          ended=now failures=4 reason=ended_4_times_in_a_row,_each_within_10_s_of_its_start
+former:for-ever        lost                   starting up   +4     SPAWN      fresh failures=0
+former:restarting      lost                   starting up   -      SPAWN      fresh
+former:stopping        lost                   stopped  down -      -          ending=- ended=now
 exited                 start,restart          starting up   -      SPAWN      fresh failures=0
 exited                 stop*,kill             exited   down -      -
 fatal                  start,restart          starting up   -      SPAWN      fresh failures=0
@@ -376,9 +405,9 @@ def parse_change(word: str, before: Process, event: Any) -> dict[str, Any]:
         case "fresh":
             return {"incarnation": before.incarnation + 1, **_FRESH}
         case "rc":
-            return {"returncode": event.returncode}
+            return {"returncode": None if text == "-" else event.returncode}
         case "started" | "ready" | "ended":
-            return {f"{key}_at": NOW}
+            return {f"{key}_at": None if text == "-" else NOW}
         case "pid":
             return {"pid": None if text == "-" else int(text)}
         case "dead":
@@ -459,7 +488,7 @@ def test_each_event_does_what_the_table_says(case: str) -> None:
 
 def test_the_table_covers_every_state_and_event() -> None:
     pairs = {(process.state, type(event)) for _, process, event, _ in CHECKS}
-    assert len(pairs) == 112 == len(State) * len(get_args(ProcessEvent))
+    assert len(pairs) == 120 == len(State) * len(get_args(ProcessEvent))
 
 
 def test_each_row_of_the_table_is_used() -> None:

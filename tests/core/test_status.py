@@ -339,8 +339,16 @@ def test_a_state_names_its_process_and_holds_no_environment() -> None:
         "incarnation": 3,
         "nonce": "n0nce",
         "returncode": None,
+        "dead": False,
+        "ending": None,
+        "failures": 0,
+        "started_at": RUNNING.started_at,
+        "ready_at": RUNNING.ready_at,
         "command": ["python", "a.py"],
         "cwd": "/w",
+        "variables": ["TOKEN"],
+        "restart": "no",
+        "stop_timeout_seconds": 75.0,
     }
     assert "hunter2" not in json.dumps(build_state(BACKING_OFF, SPECS["b"], nonce="", identity=""))
 
@@ -350,9 +358,10 @@ def test_metricsd_has_a_state_without_a_spec() -> None:
     assert (state["command"], state["cwd"], state["pid"]) == ([], "", 2)
 
 
-def bury(*living: str, **states: dict[str, Any]) -> dict[str, Any]:
+def bury(*names: str, **states: dict[str, Any]) -> dict[str, Any]:
+    living = {name: states[name]["pid"] for name in names}
     return build_dead_status(
-        states, frozenset(living), run_dir="/w/run", shards=SHARDS, log=lambda name: f"{name}.log"
+        states, living, run_dir="/w/run", shards=SHARDS, log=lambda name: f"{name}.log"
     )
 
 

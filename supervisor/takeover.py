@@ -1,0 +1,163 @@
+"""What a start takes from a supervisor that died: its settings, its sessions, its socket.
+
+It looks, and asks metricsd; only a metricsd that does not answer is killed. Nothing that a
+former run counted is ever cleared here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from supervisor import kernel
+from supervisor.admission import Admitted, check_gates
+from supervisor.adoption import Former, build_spec
+from supervisor.client import wait_until_gone
+from supervisor.config import METRICSD, SUPERVISOR
+from supervisor.drift import build_listener_lost
+from supervisor.errors import GateError, PtsupError, UsageError
+from supervisor.observe import read_command, read_environment
+from supervisor.orphans import find_former
+from supervisor.port import take_back, take_port
+from supervisor.status import mask_secrets
+from telemetry.mode import render_address
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from supervisor.config import Config
+    from supervisor.drift import Finding
+    from supervisor.rundir import RunDir
+
+log = logging.getLogger("ptsup")
+
+# What was killed may have to come back from the disk first.
+_DEATH_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a supervisor that died has left; nothing of all that after an orderly end."""
+
+    crashed: bool
+    own: Mapping[str, Any]
+    former: tuple[Former, ...] = ()
+
+    @property
+    def living(self) -> tuple[Former, ...]:
+        """The processes whose leaders live."""
+        return tuple(each for each in self.former if each.lives)
+
+    @property
+    def metricsd(self) -> Former | None:
+        """The living metricsd."""
+        return next((each for each in self.living if each.name == METRICSD), None)
+
+
+def find_left(run_dir: RunDir) -> Left:
+    """Find what was left; raises SupervisorDeadError for what cannot be found."""
+    states = run_dir.read_states()
+    former = tuple(_look_at(each) for each in find_former(run_dir, states))
+    return Left(bool(states), states.get(SUPERVISOR, {}), former)
+
+
+def _look_at(former: Former) -> Former:
+    """Look at the real command and environment of a living session: the gates are for all."""
+    if not former.lives or former.pid is None or former.name == METRICSD:
+        return former
+    seen = replace(former, words=read_command(former.pid))
+    spec, _ = build_spec(seen, {})
+    try:
+        check_gates(replace(spec, command=seen.words or spec.command), read_environment(former.pid))
+    except GateError as error:
+        return replace(seen, refusal=error.message.partition(": ")[2])
+    return seen
+
+
+def settle_config(config: Config, left: Left) -> Config:
+    """Go on with host, port and shard directory of the dead one; raises UsageError.
+
+    Something else may be given only when nobody lives who goes by them.
+    """
+    found: dict[str, Any] = {
+        name: left.own[name] for name in ("host", "port", "multiproc_dir") if name in left.own
+    }
+    given: dict[str, Any] = {
+        "host": config.host,
+        "port": config.port,
+        "multiproc_dir": str(config.multiproc_dir),
+    }
+    for name in sorted(config.given & found.keys()):
+        if left.living and given[name] != found[name]:
+            raise UsageError(
+                f"cannot start: the supervisor that died here had {name} {found[name]}, "
+                f"not {given[name]}",
+                "leave it out to go on with its sessions, or `ptsup stop` them first",
+            )
+        found[name] = given[name]
+    settled = {**given, **found}
+    return replace(
+        config,
+        host=settled["host"],
+        port=settled["port"],
+        multiproc_dir=Path(settled["multiproc_dir"]),
+    )
+
+
+def take_listener(
+    config: Config, run_dir: RunDir, left: Left
+) -> tuple[socket.socket, Left, list[Finding]]:
+    """Get the listening socket back from metricsd, or bind it anew; raises PtsupError.
+
+    A metricsd that does not give it back is killed, and no longer among the living.
+    """
+    metricsd = left.metricsd
+    if metricsd is None or metricsd.pid is None or metricsd.identity is None:
+        return take_port(config.host, config.port), left, []
+    listener = take_back(run_dir.handback, config.port)
+    if listener is not None:
+        return listener, left, []
+    kernel.signal_process(metricsd.pid, metricsd.identity, signal.SIGKILL)
+    if not wait_until_gone(metricsd.pid, metricsd.identity, _DEATH_SECONDS):
+        raise PtsupError(
+            f"cannot start: metricsd (pid {metricsd.pid}) hangs, and does not die of KILL",
+            "wait for what it waits for (a disk, say), then start again",
+        )
+    address = render_address(config.host, config.port)
+    found = build_listener_lost(address, metricsd.pid, time.monotonic())
+    log.warning("%s: %s: %s", found.kind, found.subject, found.actual)
+    dead = replace(metricsd, identity=None)
+    former = tuple(dead if each is metricsd else each for each in left.former)
+    return take_port(config.host, config.port), replace(left, former=former), [found]
+
+
+def readmit(former: Sequence[Former], given: Iterable[Admitted]) -> dict[str, Admitted]:
+    """Build what each adopted session is restarted by: as given anew, else as recorded."""
+    named = {member.spec.name: member for member in given}
+    members = {}
+    for each in former:
+        if each.name == METRICSD:
+            continue
+        if each.name in named:
+            members[each.name] = named[each.name]
+        else:
+            spec, missing = build_spec(each, os.environ)
+            members[each.name] = Admitted(spec, dict(os.environ), missing)
+    return members
+
+
+def render_kept(former: Sequence[Former], given: Iterable[Admitted]) -> list[str]:
+    """Say of which sessions that run already another command was given."""
+    recorded = {each.name: (each.record.get("command"), each.pid) for each in former if each.lives}
+    return [
+        f"{name} (pid {recorded[name][1]}) runs already; its new command counts from its next start"
+        for member in given
+        if (name := member.spec.name) in recorded
+        and recorded[name][0] != mask_secrets(member.spec.command)
+    ]
