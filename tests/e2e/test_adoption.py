@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from stack import SHADOW, Stack, drop_zeros, find_free_port, read_ledgers
+from telemetry.processes import is_alive
 from waiting import wait_for
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def wait_for_log(stack: Stack, name: str, text: str) -> str:
 
 
 def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    return not is_alive(pid)  # nor any of its threads, which would hold its sockets
 
 
 def kill(pid: int) -> None:
