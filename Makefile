@@ -7,10 +7,12 @@ VENV   ?= .venv
 WORKERS ?= 4
 # How long a storm `make chaos` raises; SEED=1 raises the one of seed 1.
 SECONDS ?= 120
+# How often `make adopt` kills the supervisor.
+KILLS ?= 100
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test chaos fuzz equality check docs bench lock clean
+.PHONY: demo test chaos adopt fuzz equality check docs bench lock clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
@@ -19,7 +21,11 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 chaos: $(STAMP)
-	@CHAOS_SEED=$(SEED) CHAOS_SECONDS=$(SECONDS) $(BIN)/python -m pytest -s tests/chaos
+	@CHAOS_SEED=$(SEED) CHAOS_SECONDS=$(SECONDS) $(BIN)/python -m pytest -s tests/chaos --ignore tests/chaos/test_takeovers.py
+
+# The supervisor alone is killed: at any moment, and within 2 ms of a spawn.
+adopt: $(STAMP)
+	@ADOPT_SEED=$(SEED) ADOPT_KILLS=$(KILLS) $(BIN)/python -m pytest -s -q tests/chaos/test_takeovers.py
 
 check: $(STAMP)
 	@$(BIN)/ruff check --quiet .
