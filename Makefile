@@ -9,10 +9,11 @@ WORKERS ?= 4
 SECONDS ?= 120
 # How often `make adopt` kills the supervisor.
 KILLS ?= 100
+TREES ?= 200
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test chaos adopt fuzz equality check docs bench lock clean
+.PHONY: demo test chaos adopt trees fuzz equality check docs bench lock clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
@@ -26,6 +27,10 @@ chaos: $(STAMP)
 # The supervisor alone is killed: at any moment, and within 2 ms of a spawn.
 adopt: $(STAMP)
 	@ADOPT_SEED=$(SEED) ADOPT_KILLS=$(KILLS) $(BIN)/python -m pytest -s -q tests/chaos/test_takeovers.py
+
+# 200 sessions that do not want to go, in place of the 20 that `make test` takes.
+trees: $(STAMP)
+	@PTSUP_TREES=$(TREES) $(BIN)/python -m pytest -q -rP tests/e2e/test_hostile_trees.py
 
 check: $(STAMP)
 	@$(BIN)/ruff check --quiet .

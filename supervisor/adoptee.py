@@ -34,6 +34,8 @@ class Adoptee:
     _watch: kernel.ExitWatch | None = None
     _known: dict[int, str] = field(default_factory=dict)  # members of its group, as last seen
     _died_at: float | None = None
+    _sent: int | None = None  # the last signal, for who is found later
+    _reached: dict[int, str] = field(default_factory=dict)
 
     def watch(self) -> int | None:
         """Watch it end; give the descriptor to wait for, None when it is dead already."""
@@ -92,13 +94,24 @@ class Adoptee:
         numbers = [number]
         if number == signal.SIGTERM:  # one that is stopped would not notice
             numbers.append(signal.SIGCONT)
+        self._sent, self._reached = number, {}
         remains = self.find_remains()
         for each in numbers:
-            done = self._watch is not None and self._watch.signal_group(each)
-            members = set(self._find_members()) if done else set()
-            for pid in remains - members:
-                if pid in self._known:
-                    kernel.signal_process(pid, self._known[pid], each)
+            if self._watch is not None and self._watch.signal_group(each):
+                members = set(self._find_members())
+                self._reached = {p: i for p, i in self._known.items() if p in members}
+            for pid in remains & self._known.keys() - self._reached.keys():
+                kernel.signal_process(pid, self._known[pid], each)
+        self._reached = dict(self._known)
+
+    def catch_up(self) -> None:
+        """Signal who has come since: forked by one that was dying, or orphaned by its end."""
+        if self._sent is None:
+            return
+        for pid, identity in self._known.items():
+            if self._reached.get(pid) != identity:
+                self._reached[pid] = identity
+                kernel.signal_process(pid, identity, self._sent)
 
     def let_go(self) -> None:
         """Forget it, now that it is dead."""

@@ -228,8 +228,9 @@ def start(
     in the working directory is used, if there is one.
     """
     from supervisor.admission import admit
+    from supervisor.client import lock_or_find
 
-    alone = run_dir.lock()
+    alone = lock_or_find(run_dir)
     taken = run_dir.list_sessions()  # of one that runs, or of one that died
     config = _read_config(file, Flags(**flags), frozenset(taken))
     if exit_when_done and not config.sessions:

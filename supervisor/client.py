@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # The supervisor answers such questions at once, unless it is stopped or gone.
 ANSWER_LIMIT_SECONDS: Final = 10.0
+# From its kill to its end, or from its start to its socket, a supervisor takes less.
+LOCK_LIMIT_SECONDS: Final = 2.0
 
 
 def connect(run_dir: RunDir) -> socket.socket | None:
@@ -27,6 +29,24 @@ def connect(run_dir: RunDir) -> socket.socket | None:
         connection.close()
         return None
     return connection
+
+
+def lock_or_find(run_dir: RunDir) -> bool:
+    """Take the lock; False when a supervisor has it that answers, or is there at least.
+
+    Who has it for a moment is waited for: a supervisor just killed, a child it had just forked,
+    one that comes up and does not answer yet.
+    """
+    deadline = time.monotonic() + LOCK_LIMIT_SECONDS
+    while not run_dir.lock():
+        connection = connect(run_dir)
+        if connection is not None:
+            connection.close()
+            return False
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
 
 
 def ask(

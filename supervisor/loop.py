@@ -56,6 +56,7 @@ from supervisor.fleet import Fleet, Phase, build_fleet, is_opened, step
 from supervisor.lifecycle import CLAIM_TRIES, Process, State
 from supervisor.logs import read_tail
 from supervisor.probe import Prober
+from supervisor.remains import Remains
 from supervisor.status import build_state, describe, is_news, render_process
 from telemetry.clearing import clear_and_say
 
@@ -94,6 +95,7 @@ class Loop:
     fleet: Fleet = field(init=False)
     prober: Prober = field(init=False)
     claims: Claims = field(init=False)
+    remains: Remains = field(init=False)
     members: dict[str, Admitted] = field(default_factory=dict)
     mended: list[Finding] = field(default_factory=list)
     error: PtsupError | None = None
@@ -106,7 +108,6 @@ class Loop:
     _strangers: dict[int, int] = field(default_factory=dict)  # zombies too: their failed claims
     _inbox: deque[Event] = field(default_factory=deque)
     _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
-    _inherited: set[int] = field(default_factory=set)
     _look: bool = False
     _looked_at: float = 0.0
     _waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = field(default_factory=list)
@@ -131,12 +132,16 @@ class Loop:
             find_own=self._find_own,
             note_change=self._news.set,
         )
+        self.remains = Remains(
+            find_leaders=lambda: {child.pid for child in self._children.values()},
+            find_nonce=lambda name: self._nonces.get(name, (0, ""))[1],
+        )
 
     # -- The loop itself ----------------------------------------------------------------------
 
     async def run(self) -> None:
         """Run until nothing runs any more, then clean up; raises what stopped the start."""
-        self._inherited = kernel.find_children()  # of a shell that became us by exec
+        self.remains.spared = kernel.find_children()  # of a shell that became us by exec
         kernel.become_subreaper()
         self._write_own_state()
         self._adopt_all()
@@ -245,7 +250,11 @@ class Loop:
             case Spawn(name, incarnation):
                 yield self._spawn(name, incarnation)
             case SignalGroup(name, _, number):
-                _signal(self._children[name], number)
+                child = self._children[name]
+                if isinstance(child, Adoptee):
+                    child.signal_group(number)
+                else:
+                    self.remains.signal(child, number)
             case Claim(name, incarnation, pid):
                 pinned = not isinstance(self._children[name], Adoptee)
                 reason = self.claims.claim(name, pid, pinned=pinned)
@@ -416,13 +425,12 @@ class Loop:
     def _find_remaining(self, names: set[str]) -> set[str]:
         """Find of which of these, whose leaders are dead, somebody lives."""
         children = [self._children[name] for name in names]
-        groups = {child.pid for child in children if not isinstance(child, Adoptee)}
-        members = kernel.find_members(groups)
-        return {
-            child.name
-            for child in children
-            if (child.find_remains() if isinstance(child, Adoptee) else members.get(child.pid))
-        }
+        found = self.remains.find(c for c in children if not isinstance(c, Adoptee))
+        for child in children:
+            if isinstance(child, Adoptee):
+                found[child.name] = child.find_remains()
+                child.catch_up()
+        return {name for name, pids in found.items() if pids}
 
     def _reap(self, name: str) -> int | None:
         """Give its pid back, or let go of what was no child of ours; say how it ended."""
@@ -430,6 +438,7 @@ class Loop:
         child = self._children.pop(name)
         self.run_dir.remove_lock(name, child.incarnation)
         if not isinstance(child, Adoptee):
+            self.remains.forget(name)
             return spawn.reap(child)
         child.let_go()
         process = self.fleet.find(name)
@@ -459,7 +468,7 @@ class Loop:
 
         Yields whenever there is something to wait for.
         """
-        spared = self._inherited | {child.pid for child in self._children.values()}
+        spared = self.remains.spared | {child.pid for child in self._children.values()}
         for number in (signal.SIGTERM, signal.SIGKILL):
             deadline = time.monotonic() + ESCAPED_SECONDS
             while (escaped := kernel.find_children() - spared) and time.monotonic() < deadline:
@@ -618,10 +627,3 @@ class Loop:
 
 def _peek(child: spawn.Child | Adoptee) -> kernel.Exit | None:
     return child.peek() if isinstance(child, Adoptee) else spawn.peek(child)
-
-
-def _signal(child: spawn.Child | Adoptee, number: int) -> None:
-    if isinstance(child, Adoptee):
-        child.signal_group(number)
-    else:
-        spawn.signal_group(child, number)

@@ -58,6 +58,11 @@ def find_spawned(nonces: Collection[str]) -> dict[str, set[int]]:
     return found
 
 
+def read_nonce(pid: int) -> str:
+    """Read the nonce a process was spawned with, or inherited; empty when it shows none."""
+    return read_environment(pid).get(SPAWN_VARIABLE, "")
+
+
 def find_holders(inode: int, device: int) -> set[int]:
     """Find the living processes that hold a file open, as far as they show it; not ourselves."""
     pids = set(psutil.pids()) - {os.getpid()}

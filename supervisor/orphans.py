@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from supervisor import kernel
 from supervisor.adoption import Former
-from supervisor.client import build_silence, find_absence
+from supervisor.client import build_silence, find_absence, lock_or_find
 from supervisor.config import METRICSD, METRICSD_POLICY, SESSION_NAME, SUPERVISOR, Policy
 from supervisor.errors import SupervisorDeadError
 from supervisor.status import build_dead_status
@@ -179,7 +179,7 @@ def stop_orphans(
 
     Yields a line for a person at each step. Raises NothingRunsError when there is nothing.
     """
-    if not run_dir.lock():
+    if not lock_or_find(run_dir):
         raise build_silence(run_dir.read_states().get(SUPERVISOR, {}).get("pid"))
     states = run_dir.read_states()
     if not states:

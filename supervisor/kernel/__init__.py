@@ -20,31 +20,37 @@ class Exit:
 
 if sys.platform == "linux":
     from supervisor.kernel.linux import (
+        SUBREAPS,
         ExitWatch,
         become_subreaper,
         find_children,
         find_members,
+        find_offspring,
         peek,
         signal_process,
         watch_exit,
     )
 else:
     from supervisor.kernel.darwin import (
+        SUBREAPS,
         ExitWatch,
         become_subreaper,
         find_children,
         find_members,
+        find_offspring,
         peek,
         signal_process,
         watch_exit,
     )
 
 __all__ = [
+    "SUBREAPS",
     "Exit",
     "ExitWatch",
     "become_subreaper",
     "find_children",
     "find_members",
+    "find_offspring",
     "peek",
     "read_identity",
     "read_peer_uid",

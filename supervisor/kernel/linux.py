@@ -22,6 +22,8 @@ from telemetry.processes import is_dead, read_identity, read_stat
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+# Orphans of our descendants become our own children.
+SUBREAPS: Final = True
 _PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
 _PROC: Final = Path("/proc")
 
@@ -78,6 +80,23 @@ def find_members(groups: Collection[int]) -> dict[int, set[int]]:
             if int(fields[2]) in groups and not is_dead(fields):
                 members[int(fields[2])].add(pid)
     return members
+
+
+def find_offspring(ancestors: Collection[int]) -> dict[int, set[int]]:
+    """List who descends from each of these, in one pass."""
+    children: defaultdict[int, set[int]] = defaultdict(set)
+    for pid, fields in _scan():
+        if not is_dead(fields):
+            children[int(fields[1])].add(pid)
+    found: dict[int, set[int]] = {}
+    for ancestor in ancestors:
+        offspring, todo = set[int](), [ancestor]
+        while todo:
+            fresh = children.get(todo.pop(), set()) - offspring
+            offspring |= fresh
+            todo += fresh
+        found[ancestor] = offspring
+    return found
 
 
 def signal_process(pid: int, identity: str, number: int) -> None:

@@ -49,12 +49,13 @@ supervisor.rundir         shell  config errors records telemetry.directories
 supervisor.observe        shell  environ status
                                  telemetry.claim telemetry.processes telemetry.shards
 supervisor.adoptee        shell  kernel observe spawn
+supervisor.remains        shell  kernel observe spawn
 supervisor.claims         shell  drift telemetry.claim
 supervisor.admission      shell  environ errors gates spawn
 supervisor.probe          shell  config events lifecycle telemetry.mode
 supervisor.loop           shell  supervisor admission adoptee adoption claims config drift environ
-                                 errors events exposition fleet kernel lifecycle logs probe spawn
-                                 status telemetry.clearing
+                                 errors events exposition fleet kernel lifecycle logs probe
+                                 remains spawn status telemetry.clearing
 supervisor.serve          shell  supervisor admission config control errors events fleet kernel
                                  lifecycle observe status
 supervisor.orphans        shell  adoption client config errors kernel observe status

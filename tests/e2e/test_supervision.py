@@ -91,7 +91,7 @@ def test_an_orphaned_worker_is_claimed_and_reaped(stack: Stack) -> None:
 def test_who_escaped_its_sessions_group_is_ended_by_stop(stack: Stack, deaf: list[str]) -> None:
     stack.start("-s", f"e={child('escapes', *deaf)}")
     escaped = int(wait_for_log(stack, "e", "escaped").split()[-1])
-    stack.run("stop")
+    stack.run("stop", "--timeout", "1")  # it is given the time of its session
     assert not psutil.pid_exists(escaped)
     stack.assert_nothing_left()
 

@@ -1,0 +1,108 @@
+"""Who is left of a session besides its leader: its group, and who left that group.
+
+It finds and signals; when, the core says. The group is pinned by its unreaped leader; everybody
+else is signalled as the process it was found to be, never by a bare number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from supervisor import kernel
+from supervisor.observe import find_spawned, read_nonce
+from supervisor.spawn import Child, signal_group
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+SEEN_SECONDS: Final = 0.1
+
+
+@dataclass(slots=True, kw_only=True)
+class Remains:
+    """The remains of our own children. `find_leaders` lists these, `find_nonce` gives theirs.
+
+    `spared` are children that we never spawned: of a shell that became us by exec.
+    """
+
+    find_leaders: Callable[[], set[int]]
+    find_nonce: Callable[[str], str]
+    spared: set[int] = field(default_factory=set)
+    _nonces: dict[int, str] = field(default_factory=dict)  # of orphans that became our children
+    _seen: tuple[float, dict[int, set[int]]] = (0.0, {})  # groups, and when that was
+    _sent: dict[str, tuple[int, dict[int, str]]] = field(default_factory=dict)
+
+    def find(self, children: Iterable[Child]) -> dict[str, set[int]]:
+        """Find who lives of each of these, whose leaders are dead; in one look at everybody.
+
+        Who was forked since the last signal, or orphaned by it, is sent that signal too.
+        """
+        children = tuple(children)
+        if not children:
+            return {}
+        members = kernel.find_members({child.pid for child in children})
+        escaped = self._find_escaped({self.find_nonce(child.name) for child in children} - {""})
+        found = {}
+        for child in children:
+            nonce = self.find_nonce(child.name)
+            found[child.name] = members.get(child.pid, set()) | escaped.get(nonce, set())
+            if child.name in self._sent:
+                self._send(child.name, found[child.name])
+        return found
+
+    def _find_escaped(self, nonces: set[str]) -> dict[str, set[int]]:
+        """Find who was spawned with a nonce and is in no group of ours, with all its offspring."""
+        if not kernel.SUBREAPS:
+            return find_spawned(nonces) if nonces else {}
+        # Whoever left its group is our child once its own parent is dead, and keeps its pid, and
+        # here the nonce it had when it was first seen, until we reap it.
+        orphans = kernel.find_children() - self.find_leaders() - self.spared
+        self._nonces = {pid: self._nonces.get(pid) or read_nonce(pid) for pid in orphans}
+        found: dict[str, set[int]] = {}
+        for pid, nonce in self._nonces.items():
+            if nonce in nonces and kernel.read_identity(pid) is not None:
+                found.setdefault(nonce, set()).add(pid)
+        offspring = kernel.find_offspring(set().union(*found.values())) if found else {}
+        return {
+            nonce: pids.union(*(offspring.get(pid, ()) for pid in pids))
+            for nonce, pids in found.items()
+        }
+
+    def signal(self, child: Child, number: int) -> None:
+        """Signal the group and who left it; who is found later is sent the same by `find`."""
+        group = self._list_group(child.pid) if number != signal.SIGKILL else ()
+        signal_group(child, number)
+        escaped = self._find_escaped({self.find_nonce(child.name)} - {""})
+        # Whoever has heard it is not told twice, which may mean something else.
+        heard = ((pid, kernel.read_identity(pid)) for pid in group)
+        self._sent[child.name] = number, {pid: it for pid, it in heard if it is not None}
+        self._send(child.name, escaped.get(self.find_nonce(child.name), set()))
+
+    def _list_group(self, leader: int) -> set[int]:
+        """List a group, from a look at all groups that is fresh enough for a stop of all."""
+        at, members = self._seen
+        if leader not in members or time.monotonic() - at > SEEN_SECONDS:
+            found = kernel.find_members(self.find_leaders())
+            members = {pid: found.get(pid, set()) for pid in self.find_leaders()}
+            self._seen = time.monotonic(), members
+        return members.get(leader, set())
+
+    def _send(self, name: str, pids: Iterable[int]) -> None:
+        number, done = self._sent[name]
+        for pid in pids:
+            identity = kernel.read_identity(pid)
+            if identity is None or done.get(pid) == identity:
+                continue
+            done[pid] = identity
+            with contextlib.suppress(PermissionError):
+                kernel.signal_process(pid, identity, number)
+                if number == signal.SIGTERM:  # one that is stopped would not notice
+                    kernel.signal_process(pid, identity, signal.SIGCONT)
+
+    def forget(self, name: str) -> None:
+        """Forget a leader that was reaped: nobody is left of it."""
+        self._sent.pop(name, None)

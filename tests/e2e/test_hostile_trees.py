@@ -1,0 +1,114 @@
+"""A stop ends, whatever a session has become, and touches nobody else.
+
+`make trees TREES=200` is the long form.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from telemetry.processes import is_alive
+from waiting import wait_for
+
+if TYPE_CHECKING:
+    from stack import Stack
+
+TREES: Final = int(os.environ.get("PTSUP_TREES") or 20)
+CHILDREN: Final = Path(__file__).resolve().parent.parent / "children"
+KINDS: Final = ("deaf", "escape", "dying", "chain", "log")
+READY: Final = {"deaf": 2, "escape": 2, "dying": 1, "chain": 6, "log": 2}
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="needs a subreaper"),
+    pytest.mark.timeout(120 + 2 * TREES),
+]
+
+
+def tree(kind: str, *options: str) -> str:
+    return " ".join([sys.executable, str(CHILDREN / "hostile_tree.py"), kind, *options])
+
+
+def read_log(stack: Stack, name: str) -> str:
+    path = stack.run_dir / "logs" / f"{name}.log"
+    return path.read_text() if path.exists() else ""
+
+
+def wait_until_up(stack: Stack, name: str, kind: str) -> None:
+    wait_for(
+        lambda: read_log(stack, name).count("ready") >= READY[kind],
+        timeout_seconds=60,
+        what=f"the whole tree of {name}",
+    )
+
+
+def find_pids(stack: Stack, name: str) -> set[int]:
+    """Find whoever ever said its pid in the log of a session."""
+    return {int(pid) for pid in re.findall(r"pid (\d+)", read_log(stack, name))}
+
+
+def test_hostile_trees_are_gone_a_second_after_the_timeout_and_bystanders_stay(
+    stack: Stack,
+) -> None:
+    with subprocess.Popen(["sleep", "600"], cwd=stack.cwd, start_new_session=True) as bystander:
+        stack.start()
+        ended = 0
+        for first in range(0, TREES, 10):
+            names = {f"t{n}": KINDS[n % len(KINDS)] for n in range(first, min(first + 10, TREES))}
+            flags = [word for n, kind in names.items() for word in ("-s", f"{n}={tree(kind)}")]
+            stack.start(*flags)
+            for name, kind in names.items():
+                wait_until_up(stack, name, kind)
+            began = time.monotonic()
+            stack.run("stop", *names, "--timeout", "1")
+            # Two seconds are the promise; the rest is for the command and a busy machine.
+            assert time.monotonic() - began < 4.5
+            for name in names:
+                pids = find_pids(stack, name)
+                assert not [pid for pid in pids if is_alive(pid)], name
+                ended += len(pids)
+        assert bystander.poll() is None
+        print(f"{TREES} hostile trees of {ended} processes ended, a bystander lives")
+        stack.run("stop")
+        bystander.kill()
+    stack.assert_nothing_left()
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_crashed_leader_left_is_gone_before_its_next_incarnation(
+    stack: Stack, kind: str, *, adopted: bool
+) -> None:
+    (stack.cwd / "ptsup.toml").write_text(
+        f'[session.t]\ncommand = "{tree(kind)}"\nrestart = "always"\nstop_timeout_seconds = 0.5\n'
+    )
+    stack.start()
+    wait_until_up(stack, "t", kind)
+    if adopted:
+        os.kill(stack.status()["supervisor"]["pid"], 9)
+        wait_for(lambda: stack.run("status", code=None).returncode == 4, what="the crash")
+        stack.start()
+    leader = stack.session("t")["pid"]
+    former = find_pids(stack, "t")
+    assert leader in former
+    os.kill(leader, 9)
+    wait_for(lambda: stack.session("t")["incarnation"] == 2, what="the next incarnation")
+    assert not [pid for pid in former if is_alive(pid)]
+
+
+def test_a_tree_that_obeys_is_not_waited_for(stack: Stack) -> None:
+    stack.start(*(w for kind in KINDS for w in ("-s", f"{kind}={tree(kind, '--gentle')}")))
+    for kind in KINDS:
+        wait_until_up(stack, kind, kind)
+    began = time.monotonic()
+    stack.run("stop", *KINDS, "--timeout", "60")
+    assert time.monotonic() - began < 10
+    for kind in KINDS:
+        assert not [pid for pid in find_pids(stack, kind) if is_alive(pid)], kind
