@@ -279,6 +279,9 @@ def _start(
     taken = launch.take_over(config, run_dir)
     for line in takeover.render_kept(taken.former, sessions):
         click.echo(f"ptsup: {line}", err=True)
+    down = takeover.find_kept_down(config, taken.former)
+    for name in sorted(down):
+        click.echo(f"ptsup: {name} was stopped and stays so; `ptsup restart {name}`", err=True)
     loop = Loop(
         config=taken.config,
         run_dir=run_dir,
@@ -288,6 +291,7 @@ def _start(
         mended=list(taken.findings),
         exit_when_done=exit_when_done,
     )
+    sessions = [member for member in sessions if member.spec.name not in down]
     if not detach:
         return foreground.run(loop, sessions)
     report = launch.run_detached(loop, sessions)
@@ -540,6 +544,40 @@ def logs(names: tuple[str, ...], follow: bool, lines: int, run_dir: RunDir) -> i
     if follow:
         with contextlib.suppress(KeyboardInterrupt):
             following.run()
+    return 0
+
+
+# -- init ----------------------------------------------------------------------------------------
+
+
+@cli.command(
+    short_help="Print what starts ptsup with the machine.",
+    epilog="""\b
+examples:
+  ptsup init --systemd > ~/.config/systemd/user/ptsup.service
+  ptsup init --launchd > ~/Library/LaunchAgents/ptsup.plist""",
+)
+@click.option("--systemd", is_flag=True, help="A systemd unit for `ptsup start` in this directory.")
+@click.option("--launchd", is_flag=True, help="A launchd property list for the same.")
+@run_dir_option
+def init(systemd: bool, launchd: bool, run_dir: RunDir) -> int:
+    """Print the unit that keeps the supervisor itself running; docs/supervised.md explains it.
+
+    It starts what ptsup.toml in this directory names. A crash of the supervisor ends no session:
+    it is started again, and adopts them.
+    """
+    from supervisor.units import Unit, find_stop_seconds, render_launchd, render_systemd
+
+    if systemd == launchd:
+        raise UsageError("init: which one", "give --systemd or --launchd")
+    unit = Unit(
+        program=str(Path(sys.argv[0]).absolute()),
+        cwd=str(Path.cwd()),
+        run_dir=str(run_dir.path),
+        log=str(run_dir.log(SUPERVISOR)),
+        stop_seconds=find_stop_seconds(_read_config(None, Flags(), frozenset()).sessions),
+    )
+    click.echo(render_systemd(unit) if systemd else render_launchd(unit), nl=False)
     return 0
 
 

@@ -98,6 +98,7 @@ class Config:
     multiproc_dir: Path
     given: frozenset[str] = frozenset()  # which of the three a flag or the file gave
     sessions: tuple[SessionSpec, ...] = ()
+    planned: frozenset[str] = frozenset()  # which of them stand in the file
 
 
 # -- Checks of single values ------------------------------------------------------------------
@@ -423,6 +424,7 @@ def build_config(
         multiproc_dir=cwd / (directory or fallback.multiproc_dir),
         given=frozenset(name for name, value in found.items() if value is not None),
         sessions=tuple(sessions),
+        planned=frozenset(session.name for session in file.sessions),
     )
 
 

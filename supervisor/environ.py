@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from supervisor.config import SessionSpec
 
+# What systemd tells the supervisor is for the supervisor alone.
+_SUPERVISORS_OWN: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+
 SESSION_VARIABLE: Final = "PTSUP_SESSION"
 SPAWN_VARIABLE: Final = "PTSUP_SPAWN"
 
@@ -42,7 +45,7 @@ def build_session_environment(
     lives) goes last on PATH: it finds a `python` only where there is no other.
     """
     environment, _ = strip_credentials(inherited)
-    for name in LIBRARY_DIR_VARIABLES:
+    for name in (*LIBRARY_DIR_VARIABLES, *_SUPERVISORS_OWN):
         environment.pop(name, None)
     # Output goes to a file; without this a Python session's lines come in blocks of 8 KiB.
     environment.setdefault("PYTHONUNBUFFERED", "1")
@@ -62,7 +65,7 @@ def build_metricsd_environment(
 ) -> dict[str, str]:
     """Build what metricsd sees: no shard directory, no credentials, our packages first."""
     environment, _ = strip_credentials(inherited)
-    for name in LIBRARY_DIR_VARIABLES:
+    for name in (*LIBRARY_DIR_VARIABLES, *_SUPERVISORS_OWN):
         environment.pop(name, None)
     # An operator's PYTHONPATH may be needed, but must not shadow `telemetry`.
     path = environment.get("PYTHONPATH", "")

@@ -23,6 +23,7 @@ from supervisor.errors import PortHeldError, PtsupError, UsageError
 from supervisor.events import KillAll, StopAll
 from supervisor.fleet import Phase
 from supervisor.logs import open_log
+from supervisor.notify import feed_watchdog, notify
 from supervisor.serve import Server
 from supervisor.status import describe
 from supervisor.takeover import find_left, settle_config, take_listener
@@ -111,11 +112,14 @@ async def _run(loop: Loop, sessions: Sequence[Admitted], on_opened: Callable[[],
     server = Server(loop)
     _handle_signals(loop)
     await server.open()
+    loop.begin()
     loop.add(sessions)
     loop.background(_report_opened(loop, on_opened))
+    loop.background(feed_watchdog())
     try:
         await loop.run()
     finally:
+        notify("STOPPING=1")
         await server.close()
     return 1 if loop.exit_when_done and loop.fleet.failed else 0
 
@@ -137,6 +141,7 @@ def _handle_signals(loop: Loop) -> None:
 
 async def _report_opened(loop: Loop, on_opened: Callable[[], None]) -> None:
     await loop.wait_until(lambda: loop.opened)
+    notify("READY=1")
     on_opened()
 
 

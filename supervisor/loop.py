@@ -139,12 +139,15 @@ class Loop:
 
     # -- The loop itself ----------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Run until nothing runs any more, then clean up; raises what stopped the start."""
+    def begin(self) -> None:
+        """Go on with whom a former supervisor left; before anybody is added, and before `run`."""
         self.remains.spared = kernel.find_children()  # of a shell that became us by exec
         kernel.become_subreaper()
         self._write_own_state()
         self._adopt_all()
+
+    async def run(self) -> None:
+        """Run until nothing runs any more, then clean up; raises what stopped the start."""
         self._publish()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._hint)

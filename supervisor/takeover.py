@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor import kernel
 from supervisor.admission import Admitted, check_gates
-from supervisor.adoption import Former, build_spec
+from supervisor.adoption import Former, build_spec, read_state
 from supervisor.client import wait_until_gone
 from supervisor.config import METRICSD, SUPERVISOR
 from supervisor.drift import build_listener_lost
 from supervisor.errors import GateError, PtsupError, UsageError
+from supervisor.lifecycle import State, Target
 from supervisor.observe import read_command, read_environment
 from supervisor.orphans import find_former
 from supervisor.port import take_back, take_port
@@ -150,6 +151,23 @@ def readmit(former: Sequence[Former], given: Iterable[Admitted]) -> dict[str, Ad
             spec, missing = build_spec(each, os.environ)
             members[each.name] = Admitted(spec, dict(os.environ), missing)
     return members
+
+
+def find_kept_down(config: Config, former: Sequence[Former]) -> frozenset[str]:
+    """Find the sessions of the file that somebody stopped: a crash does not start them again.
+
+    One given on the command line is started, and so is all when nobody lives any more.
+    """
+    if not any(each.lives for each in former):
+        return frozenset()
+    stopped = {
+        each.name
+        for each in former
+        if each.incarnation
+        and read_state(each.record) is State.STOPPED
+        and each.record.get("target") == Target.DOWN
+    }
+    return config.planned & stopped
 
 
 def render_kept(former: Sequence[Former], given: Iterable[Admitted]) -> list[str]:

@@ -36,6 +36,7 @@ supervisor.adoption       pure   config errors events lifecycle status
 supervisor.exposition     pure   drift lifecycle
 supervisor.control        pure   errors
 supervisor.scrape_config  pure   telemetry.mode
+supervisor.units          pure   config
 supervisor.render         view   logs telemetry.mode
 
 supervisor.kernel         shell  kernel.darwin kernel.linux telemetry.processes
@@ -52,6 +53,7 @@ supervisor.adoptee        shell  kernel observe spawn
 supervisor.remains        shell  kernel observe spawn
 supervisor.claims         shell  drift telemetry.claim
 supervisor.admission      shell  environ errors gates spawn
+supervisor.notify         shell
 supervisor.probe          shell  config events lifecycle telemetry.mode
 supervisor.loop           shell  supervisor admission adoptee adoption claims config drift environ
                                  errors events exposition fleet kernel lifecycle logs probe
@@ -60,17 +62,17 @@ supervisor.serve          shell  supervisor admission config control errors even
                                  lifecycle observe status
 supervisor.orphans        shell  adoption client config errors kernel observe status
                                  telemetry.clearing
-supervisor.takeover       shell  admission adoption client config drift errors kernel observe
-                                 orphans port status telemetry.mode
-supervisor.launch         shell  claims config control errors events fleet logs serve status
-                                 takeover telemetry.clearing
+supervisor.takeover       shell  admission adoption client config drift errors kernel lifecycle
+                                 observe orphans port status telemetry.mode
+supervisor.launch         shell  claims config control errors events fleet logs notify serve
+                                 status takeover telemetry.clearing
 supervisor.client         shell  control errors kernel
 supervisor.follow         shell  logs
 supervisor.handover       shell  client config control errors
 supervisor.foreground     shell  client control errors follow launch status
 supervisor.cli            shell  supervisor admission client config control errors follow foreground
                                  handover launch logs loop orphans render rundir scrape_config
-                                 status takeover telemetry.mode
+                                 status takeover units telemetry.mode
 
 telemetry                 shell  metrics
 telemetry.labels          pure
