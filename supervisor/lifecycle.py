@@ -197,11 +197,11 @@ def _run(process: Process, now: float) -> Decision:
 
 def _adopt(process: Process, event: Adopted, now: float) -> Decision:
     """Go on where a dead supervisor left it: up, or on the way down that somebody asked for."""
-    if event.pid is None:
-        lost = replace(process, ending=process.ending or Ending.BY_ITSELF, ended_at=now)
-        return _settle(lost, Reaped(process.name, process.incarnation, None), now)
     started_at = now if process.started_at is None else process.started_at
     after = replace(process, pid=event.pid, started_at=started_at)
+    if event.pid is None:
+        lost = replace(after, ending=process.ending or Ending.BY_ITSELF, ended_at=now)
+        return _settle(lost, Reaped(process.name, process.incarnation, None), now)
     if process.ending is Ending.ASKED or process.target is Target.DOWN:
         asked = replace(after, ending=Ending.ASKED)
         return _term(asked, process.policy.stop_timeout_seconds, now)

@@ -181,7 +181,7 @@ waiting                stop*,kill             stopped  down -      -
 stopped                adopted                stopping down +5     TERM       pid=8 ending=asked
 stopped                lost                   exited   down -      -          ended=now rc=-
 waiting                adopted                running  up   -      -          pid=8 started=now ready=now
-waiting                lost                   exited   up   -      -          ended=now
+waiting                lost                   exited   up   -      -          started=now ended=now
 former,former:[!f]*    start,restart          starting up   -      SPAWN      fresh failures=0
 former:for-ever        start,restart          starting up   +4     SPAWN      fresh failures=0
 former*                stop*,kill             stopped  down -      -
