@@ -6,6 +6,7 @@ system has in its place) that was held against the recorded identity first.
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from dataclasses import dataclass, field
@@ -22,6 +23,40 @@ if TYPE_CHECKING:
 STATUS_LIMIT_SECONDS: Final = 1.0
 
 
+# How old a look at everybody may be for a signal: a hundred are sent by one look.
+_FRESH_SECONDS: Final = 0.1
+# And for who is in a group whose leader lives, which is looked at again when it dies.
+_KNOWN_SECONDS: Final = 1.0
+
+
+@dataclass(slots=True)
+class Census:
+    """One look at everybody for all adoptees: who is in their groups, who bears their nonces."""
+
+    groups: set[int] = field(default_factory=set)
+    nonces: set[str] = field(default_factory=set)
+    _members: dict[int, set[int]] = field(default_factory=dict)
+    _members_at: float = -math.inf
+    _spawned: dict[str, set[int]] = field(default_factory=dict)
+    _spawned_at: float = -math.inf
+
+    def expire(self) -> None:
+        """Have the next question looked into: somebody has died."""
+        self._members_at = self._spawned_at = -math.inf
+
+    def find_members(self, group: int, age_seconds: float) -> set[int]:
+        """List a group, from a look that is no older than this."""
+        if time.monotonic() - self._members_at > age_seconds:
+            self._members, self._members_at = kernel.find_members(self.groups), time.monotonic()
+        return self._members.get(group, set())
+
+    def find_spawned(self, nonce: str) -> set[int]:
+        """List who was spawned with a nonce, or descends from them."""
+        if time.monotonic() - self._spawned_at > _FRESH_SECONDS:
+            self._spawned, self._spawned_at = find_spawned(self.nonces), time.monotonic()
+        return self._spawned.get(nonce, set())
+
+
 @dataclass(slots=True)
 class Adoptee:
     """One incarnation that a former supervisor spawned; `identity` is None when it is dead."""
@@ -31,11 +66,18 @@ class Adoptee:
     pid: int
     nonce: str
     identity: str | None
+    census: Census
     _watch: kernel.ExitWatch | None = None
     _known: dict[int, str] = field(default_factory=dict)  # members of its group, as last seen
     _died_at: float | None = None
     _sent: int | None = None  # the last signal, for who is found later
     _reached: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Be counted."""
+        self.census.groups.add(self.pid)
+        self.census.nonces |= {self.nonce} - {""}
+        self.census.expire()
 
     def watch(self) -> int | None:
         """Watch it end; give the descriptor to wait for, None when it is dead already."""
@@ -43,7 +85,7 @@ class Adoptee:
             self._watch = kernel.watch_exit(self.pid, self.identity)
         if self._watch is None:
             return None
-        self._learn(kernel.find_members({self.pid})[self.pid])
+        self._learn(self.census.find_members(self.pid, _KNOWN_SECONDS))
         return self._watch.fileno()
 
     def peek(self) -> kernel.Exit | None:
@@ -71,13 +113,13 @@ class Adoptee:
         """
         pids = set(self._find_members())
         if self.nonce:
-            pids |= find_spawned({self.nonce}).get(self.nonce, set())
+            pids |= self.census.find_spawned(self.nonce)
         self._learn(pids)
-        return pids
+        return set(self._known)
 
     def _find_members(self) -> Iterable[int]:
         """List its group, while that is its group: as long as somebody who was in it is."""
-        members = kernel.find_members({self.pid})[self.pid]
+        members = self.census.find_members(self.pid, _FRESH_SECONDS)
         # The number of a group is given to no other as long as one of its members lives, or
         # its leader waits to be reaped.
         pinned = self._watch is not None and self._watch.pins()
@@ -115,6 +157,8 @@ class Adoptee:
 
     def let_go(self) -> None:
         """Forget it, now that it is dead."""
+        self.census.groups.discard(self.pid)
+        self.census.nonces.discard(self.nonce)
         reap_stranger(self.pid)  # where it became our child after all
         if self._watch is not None:
             self._watch.close()

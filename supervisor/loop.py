@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 import supervisor
 from supervisor import kernel, spawn
 from supervisor.admission import Admitted, check_complete, check_gates
-from supervisor.adoptee import Adoptee
+from supervisor.adoptee import Adoptee, Census
 from supervisor.adoption import Former, build_events, build_process
 from supervisor.claims import Claims
 from supervisor.config import METRICSD, SUPERVISOR
@@ -103,6 +103,7 @@ class Loop:
     _children: dict[str, spawn.Child | Adoptee] = field(default_factory=dict)
     _nonces: dict[str, tuple[int, str]] = field(default_factory=dict)  # with their incarnations
     _identities: dict[str, str | None] = field(default_factory=dict)
+    _census: Census = field(default_factory=Census)
     _dead: set[str] = field(default_factory=set)  # zombies, peeked at and not reaped yet
     _settling: set[str] = field(default_factory=set)  # adopted and dead: how may yet be told
     _strangers: dict[int, int] = field(default_factory=dict)  # zombies too: their failed claims
@@ -362,18 +363,27 @@ class Loop:
 
     def _adopt_all(self) -> None:
         """Go on with whom a supervisor that died has left, before anything else is spawned."""
-        for former in self.former:
-            # A dead metricsd has nothing to be claimed or to be asked: it is started anew.
-            if not former.at_rest and (former.lives or former.name != METRICSD):
-                self._adopt(former)
+        # A dead metricsd has nothing to be claimed or to be asked: it is started anew.
+        adopted = [
+            former
+            for former in self.former
+            if not former.at_rest and (former.lives or former.name != METRICSD)
+        ]
+        for former in adopted:
+            name, incarnation = former.name, former.incarnation
+            self._nonces[name] = incarnation, former.nonce
+            self._identities[name] = former.identity
+            if former.pid is not None:
+                self._children[name] = Adoptee(
+                    *(name, incarnation, former.pid, former.nonce, former.identity, self._census)
+                )
+        for former in adopted:
+            self._adopt(former)
 
     def _adopt(self, former: Former) -> None:
         name, remains = former.name, False
-        self._nonces[name] = former.incarnation, former.nonce
-        self._identities[name] = former.identity
-        if former.pid is not None:
-            adoptee = Adoptee(name, former.incarnation, former.pid, former.nonce, former.identity)
-            self._children[name] = adoptee
+        adoptee = self._children.get(name)
+        if isinstance(adoptee, Adoptee):
             self._watch(adoptee)
             if not former.lives:
                 self._dead.add(name)
@@ -429,6 +439,7 @@ class Loop:
         """Find of which of these, whose leaders are dead, somebody lives."""
         children = [self._children[name] for name in names]
         found = self.remains.find(c for c in children if not isinstance(c, Adoptee))
+        self._census.expire()
         for child in children:
             if isinstance(child, Adoptee):
                 found[child.name] = child.find_remains()

@@ -140,14 +140,14 @@ class Crowd:
     def find_births(self, name: str) -> list[int]:
         return [int(path.suffix[1:]) for path in self.directory.glob(f"{name}.*")]
 
-    def check(self, sessions: dict[str, dict[str, Any]]) -> tuple[int, int]:
+    def check(self, sessions: dict[str, dict[str, Any]], accepted: set[str]) -> tuple[int, int]:
         """Hold each end against what it was to be; give how many are known, and unknown."""
         known = unknown = 0
         for name, end in list(self.ends.items()):  # more come meanwhile
             assert len(self.find_births(name)) <= 1, f"{name} was started twice"
             session = sessions.get(name)
             if session is None:
-                assert name not in self.accepted, f"{name} is lost"
+                assert name not in accepted, f"{name} is lost"
             elif session["state"] == "exited":
                 assert session["exit"] in {end, "unknown"}, (name, end, session)
                 known += session["exit"] == end
@@ -175,9 +175,10 @@ def test_a_supervisor_killed_at_any_moment_loses_and_doubles_nobody(stack: Stack
             # Some of the crowd die while nobody is there.
             time.sleep(takeovers.random.choice([0, 0, 0.3]))
             takeovers.start()
+            accepted = set(crowd.accepted)
             sessions = takeovers.status()
             assert {name: sessions[name]["pid"] for name in STEADY} == pids
-            crowd.check(sessions)
+            crowd.check(sessions, accepted)
             metricsd = stack.status()["metricsd"]["pid"]
             if metricsd is not None:
                 os.kill(metricsd, signal.SIGKILL)
@@ -188,7 +189,7 @@ def test_a_supervisor_killed_at_any_moment_loses_and_doubles_nobody(stack: Stack
     shorts = [name for name in takeovers.status() if name not in STEADY]
     for name in shorts:
         stack.wait_for_state(name, "exited", timeout=30)
-    known, unknown = crowd.check(takeovers.status())
+    known, unknown = crowd.check(takeovers.status(), crowd.accepted)
     births = {path.name.partition(".")[0] for path in directory.iterdir()}
     assert births <= {*takeovers.status()}, "somebody is lost"
     stack.run("stop", *STEADY)

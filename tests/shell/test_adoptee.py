@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from supervisor import kernel
-from supervisor.adoptee import Adoptee
+from supervisor.adoptee import Adoptee, Census
 from telemetry.processes import is_alive, read_identity
 from waiting import wait_for
 
@@ -47,7 +47,7 @@ def spawn(tmp_path: Path) -> Iterator[Callable[..., Adoptee]]:
         ).stdout
         pid = int(out)
         wait_for(lambda: not is_alive(pid) or os.getsid(pid) == pid, what="its own session")
-        adoptee = Adoptee("a", 1, pid, nonce, read_identity(pid))
+        adoptee = Adoptee("a", 1, pid, nonce, read_identity(pid), Census())
         adoptee.watch()
         made.append(adoptee)
         return adoptee
@@ -85,7 +85,7 @@ def test_one_that_was_dead_before_ended_in_a_way_nobody_knows() -> None:
     with subprocess.Popen(["true"]) as child:
         identity = read_identity(child.pid)
         child.wait()
-    adoptee = Adoptee("a", 1, child.pid, "", identity)
+    adoptee = Adoptee("a", 1, child.pid, "", identity, Census())
     assert adoptee.watch() is None
     assert adoptee.peek() == kernel.Exit(None)
     assert adoptee.find_remains() == set()
@@ -127,7 +127,7 @@ def test_who_left_its_group_is_found_by_its_nonce(spawn: Callable[..., Adoptee])
 
 def test_a_stranger_with_the_number_of_its_group_is_not_touched() -> None:
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as stranger:
-        adoptee = Adoptee("a", 1, stranger.pid, "0" * 16, "1@another")
+        adoptee = Adoptee("a", 1, stranger.pid, "0" * 16, "1@another", Census())
         assert adoptee.watch() is None
         assert adoptee.find_remains() == set()
         adoptee.signal_group(signal.SIGKILL)
