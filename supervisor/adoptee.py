@@ -159,7 +159,8 @@ class Adoptee:
         """Forget it, now that it is dead."""
         self.census.groups.discard(self.pid)
         self.census.nonces.discard(self.nonce)
-        reap_stranger(self.pid)  # where it became our child after all
         if self._watch is not None:
+            if self._watch.pins():  # a zombie still: ours to reap, if it became our child after all
+                reap_stranger(self.pid)
             self._watch.close()
             self._watch = None

@@ -61,7 +61,8 @@ class Remains:
         # Whoever left its group is our child once its own parent is dead, and keeps its pid, and
         # here the nonce it had when it was first seen, until we reap it.
         orphans = kernel.find_children() - self.find_leaders() - self.spared
-        self._nonces = {pid: self._nonces.get(pid) or read_nonce(pid) for pid in orphans}
+        known = self._nonces
+        self._nonces = {pid: known[pid] if pid in known else read_nonce(pid) for pid in orphans}
         found: dict[str, set[int]] = {}
         for pid, nonce in self._nonces.items():
             if nonce in nonces and kernel.read_identity(pid) is not None:

@@ -12,6 +12,7 @@ import os
 import socket
 import stat
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 from telemetry.processes import read_peer_uid
@@ -25,6 +26,7 @@ _logger = logging.getLogger("telemetry.metricsd")
 GREETING: Final = b"listener"
 # Who has connected gets its answer at once; only a peer that is stopped can hold it up.
 _SEND_SECONDS: Final = 1.0
+_AGAIN_SECONDS: Final = 1.0
 
 
 def offer(path: Path, listener: socket.socket) -> None:
@@ -59,9 +61,10 @@ def _serve(door: socket.socket, listener: socket.socket) -> None:
     while True:
         try:
             connection, _ = door.accept()
-        except OSError as error:  # out of descriptors, say
+        except OSError as error:  # out of descriptors, say; whoever asks is still there later
             _logger.warning("cannot give the listening socket back: %s", error.strerror)
-            return
+            time.sleep(_AGAIN_SECONDS)
+            continue
         with connection, contextlib.suppress(OSError):
             connection.settimeout(_SEND_SECONDS)
             if read_peer_uid(connection) in {os.getuid(), 0}:

@@ -59,7 +59,7 @@ def test_hostile_trees_are_gone_a_second_after_the_timeout_and_bystanders_stay(
 ) -> None:
     with subprocess.Popen(["sleep", "600"], cwd=stack.cwd, start_new_session=True) as bystander:
         stack.start()
-        ended = 0
+        ended, longest = 0, 0.0
         for first in range(0, TREES, 10):
             names = {f"t{n}": KINDS[n % len(KINDS)] for n in range(first, min(first + 10, TREES))}
             flags = [word for n, kind in names.items() for word in ("-s", f"{n}={tree(kind)}")]
@@ -69,13 +69,17 @@ def test_hostile_trees_are_gone_a_second_after_the_timeout_and_bystanders_stay(
             began = time.monotonic()
             stack.run("stop", *names, "--timeout", "1")
             # Two seconds are the promise; the rest is for the command and a busy machine.
-            assert time.monotonic() - began < 4.5
+            longest = max(longest, time.monotonic() - began)
+            assert longest < 4.5
             for name in names:
                 pids = find_pids(stack, name)
                 assert not [pid for pid in pids if is_alive(pid)], name
                 ended += len(pids)
         assert bystander.poll() is None
-        print(f"{TREES} hostile trees of {ended} processes ended, a bystander lives")
+        print(
+            f"{TREES} hostile trees of {ended} processes ended, none survived; a stop with a "
+            f"timeout of 1 s took at most {longest:.1f} s; a bystander lives"
+        )
         stack.run("stop")
         bystander.kill()
     stack.assert_nothing_left()
