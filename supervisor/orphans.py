@@ -116,13 +116,21 @@ def _find_unrecorded(former: Former, run_dir: RunDir) -> int | None:
 
 
 def _find_leader(pids: Iterable[int]) -> int | None:
-    """Find the one that leads the session all of them descend from, which may be dead."""
-    sessions: set[int] = set()
-    for pid in pids:
+    """Find who leads all these, which are what one spawn led to; the leader may be dead.
+
+    Never one of another origin, whatever session they are in: a child that was just forked is
+    for a moment in the session of whoever started its supervisor.
+    """
+    living = {pid for pid in pids if kernel.read_identity(pid) is not None}
+    sessions: dict[int, int] = {}
+    for pid in living:
         with contextlib.suppress(ProcessLookupError):
-            sessions.add(os.getsid(pid))
-    living = [(_find_age(pid), pid) for pid in sessions if kernel.read_identity(pid)]
-    return min(living)[1] if living else min(sessions, default=None)
+            sessions[pid] = os.getsid(pid)
+    leading = [pid for pid, session in sessions.items() if pid == session]
+    if leading:
+        return min(leading, key=_find_age)
+    dead = [pid for pid in sessions.values() if kernel.read_identity(pid) is None]
+    return min(dead or sessions, default=None)
 
 
 def _find_age(pid: int) -> tuple[int, str]:

@@ -187,8 +187,12 @@ def test_a_supervisor_killed_at_any_moment_loses_and_doubles_nobody(stack: Stack
         crowd.over.set()
         thread.join()
     shorts = [name for name in takeovers.status() if name not in STEADY]
-    for name in shorts:
-        stack.wait_for_state(name, "exited", timeout=30)
+
+    def is_over() -> bool:
+        sessions = takeovers.status()
+        return all(sessions[name]["state"] == "exited" for name in shorts)
+
+    wait_for(is_over, timeout_seconds=30, what="the end of all short sessions")
     known, unknown = crowd.check(takeovers.status(), crowd.accepted)
     births = {path.name.partition(".")[0] for path in directory.iterdir()}
     assert births <= {*takeovers.status()}, "somebody is lost"

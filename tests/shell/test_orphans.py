@@ -1,0 +1,44 @@
+"""Who a dead supervisor left is told from everybody else, also in its first millisecond."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from supervisor.orphans import find_former
+from supervisor.rundir import RunDir
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    made = RunDir(tmp_path / "run")
+    made.create()
+    assert made.lock()
+    return made
+
+
+def test_a_child_that_is_not_in_a_session_of_its_own_yet_is_itself_and_not_its_session(
+    run_dir: RunDir,
+) -> None:
+    # Between its fork and its exec: no nonce to be seen, and the session is the operator's.
+    lock = run_dir.lock_spawn("paper", 1)
+    with subprocess.Popen(["env", "-i", "sleep", "600"], pass_fds=(lock,)) as child:
+        os.close(lock)
+        assert os.getsid(child.pid) == os.getsid(0) != child.pid
+        record = {"state": "starting", "incarnation": 1, "nonce": "0" * 16}
+        (former,) = find_former(run_dir, {"paper": record})
+        assert (former.pid, former.lives) == (child.pid, True)
+        child.kill()
+
+
+def test_an_intent_whose_lock_is_free_led_to_nobody(run_dir: RunDir) -> None:
+    os.close(run_dir.lock_spawn("paper", 1))
+    record = {"state": "starting", "incarnation": 1, "nonce": "0" * 16}
+    (former,) = find_former(run_dir, {"paper": record})
+    assert (former.pid, former.lives) == (None, False)
