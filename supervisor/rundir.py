@@ -118,9 +118,8 @@ class RunDir:
         return self._place_socket(_HANDBACK_NAME)
 
     def _place_socket(self, name: str) -> Path:
-        # Both go by the longer name, so that they always lie side by side.
         inside = self.path / name
-        if len(os.fsencode(self.path / _HANDBACK_NAME)) <= _SOCKET_PATH_LIMIT:
+        if len(os.fsencode(inside)) <= _SOCKET_PATH_LIMIT:
             return inside
         import hashlib  # noqa: PLC0415 - seldom needed, and slow to import
 
@@ -129,10 +128,10 @@ class RunDir:
         return _short_directory() / f"{digest}{kind}.sock"
 
     def create_socket_directory(self) -> None:
-        """Make the short directory if the socket needs it; refuse one that is not ours."""
-        directory = self.socket.parent
-        if directory == self.path:
+        """Make the short directory if a socket needs it; refuse one that is not ours."""
+        if self.socket.parent == self.handback.parent == self.path:
             return
+        directory = _short_directory()
         directory.mkdir(mode=0o700, exist_ok=True)
         found = directory.lstat()
         private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
@@ -255,9 +254,9 @@ class RunDir:
         # Something that is not ours may lie in these, or they were never made.
         with contextlib.suppress(OSError):
             self.states.rmdir()
-        if self.socket.parent != self.path:
+        if self.handback.parent != self.path:  # the longer of the two names
             with contextlib.suppress(OSError):
-                self.socket.parent.rmdir()
+                self.handback.parent.rmdir()
 
 
 def _find_beside(path: Path) -> Path:

@@ -146,6 +146,15 @@ def test_no_page_part_is_written_into_another_directory(run_dir: RunDir) -> None
     assert list(run_dir.path.iterdir()) == []
 
 
+def test_each_socket_moves_to_the_short_directory_for_its_own_length_alone(tmp_path: Path) -> None:
+    room = 103 - len(os.fsencode(tmp_path)) - len("//control.sock")
+    run_dir = RunDir(tmp_path / ("x" * room))
+    assert run_dir.socket == run_dir.path / "control.sock"
+    assert run_dir.handback.parent.name == f"ptsup-{os.getuid()}"
+    run_dir.create_socket_directory()
+    assert run_dir.handback.parent.is_dir()
+
+
 # -- The locks of spawns --------------------------------------------------------------------------
 
 
