@@ -42,9 +42,11 @@ class Scene:
 
     async def serve(self, work: Awaitable[Any], seconds: float) -> None:
         """Serve, and let the prober work for so long, or until it is done."""
-        async with await asyncio.start_server(self._serve, "127.0.0.1", self.port):
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(work, seconds)
+        server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(work, seconds)
+        # Not waited for: from Python 3.12 on that lasts as long as a client is being answered.
+        server.close()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
