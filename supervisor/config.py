@@ -50,7 +50,7 @@ class Policy:
     backoff_limit_seconds: float = 30.0
     failure_limit: int | None = 5  # None: it never gives up
     success_exit_codes: frozenset[int] = frozenset({0})
-    # None: up as soon as it is spawned. Doubled with each failure in a row, for a slow machine.
+    # None: up as soon as it is spawned. Doubled with each late start, for a slow machine.
     start_timeout_seconds: float | None = None
     start_timeout_limit_seconds: float = 30.0
 

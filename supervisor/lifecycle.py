@@ -102,6 +102,7 @@ class Process:
     ready_at: float | None = None  # since when it has been running
     ended_at: float | None = None
     failures: int = 0  # in a row, each before a stable period had passed
+    late_starts: int = 0  # in a row: not ready in time
     returncode: int | None = None
     reason: str = ""
 
@@ -164,11 +165,11 @@ def _spawn(process: Process, now: float) -> Decision:
 
 
 def find_start_timeout_seconds(process: Process) -> float | None:
-    """How long it may take to be ready: longer after each failure; None when it need not be."""
+    """How long it may take to be ready: longer after each late start; None when it need not be."""
     policy = process.policy
     if policy.start_timeout_seconds is None:
         return None
-    doubled = policy.start_timeout_seconds * 2.0 ** min(process.failures, 32)
+    doubled = policy.start_timeout_seconds * 2.0 ** min(process.late_starts, 32)
     return min(doubled, policy.start_timeout_limit_seconds)
 
 
@@ -192,7 +193,7 @@ def _note_ready(process: Process, _event: Ready, now: float) -> Decision:
 
 
 def _run(process: Process, now: float) -> Decision:
-    return replace(process, state=State.RUNNING, deadline=None, ready_at=now), ()
+    return replace(process, state=State.RUNNING, deadline=None, ready_at=now, late_starts=0), ()
 
 
 def _adopt(process: Process, event: Adopted, now: float) -> Decision:
@@ -263,7 +264,8 @@ def _go_on(process: Process, _event: DeadlinePassed, now: float) -> Decision:
 
 def _kill_unready(process: Process, _event: DeadlinePassed, now: float) -> Decision:
     reason = f"not ready {find_start_timeout_seconds(process):g} s after its start"
-    return _kill(replace(process, ending=Ending.UNHEALTHY, reason=reason), now)
+    late = process.late_starts + 1
+    return _kill(replace(process, ending=Ending.UNHEALTHY, reason=reason, late_starts=late), now)
 
 
 def _kill_unhealthy(process: Process, event: Unhealthy, now: float) -> Decision:

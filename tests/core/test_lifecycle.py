@@ -209,7 +209,7 @@ spawning*              stop                   stopping down +5     -          en
 spawning*              stop(1)                stopping down +1     -          ending=asked
 spawning*              restart                stopping up   +5     -          ending=asked failures=0
 spawning*              kill                   killing  down +1     -          ending=asked
-spawning:for-ever      deadline               killing  up   +1     -          ending=unhealthy reason=not_ready_4_s_after_its_start
+spawning:for-ever      deadline               killing  up   +1     -          ending=unhealthy late-starts=1 reason=not_ready_4_s_after_its_start
 spawning:for-ever      spawned                starting up   +4     -          pid=8 started=now
 spawning:for-ever      spawn-failed           backoff  up   +1.316 -          ended=now failures=3 reason=busy
 spawning:for-ever      spawn-refused          backoff  up   +1.316 -          ended=now failures=3 reason=missing
@@ -230,7 +230,7 @@ starting,running       kill                   killing  down +1     KILL       en
 starting,running       exited(0)              stopping up   +0.1   CLAIM       dead=yes ended=now rc=its ending=by_itself
 starting,running       left(0)                stopping up   +5     CLAIM,TERM  dead=yes ended=now rc=its ending=by_itself
 starting               ready                  running  up   -      -          ready=now
-starting               deadline               killing  up   +1     KILL       ending=unhealthy reason=not_ready_4_s_after_its_start
+starting               deadline               killing  up   +1     KILL       ending=unhealthy late-starts=1 reason=not_ready_4_s_after_its_start
 running                unhealthy              killing  up   +1     KILL       ending=unhealthy reason=hung
 
 stopping*              start,restart          stopping up   +2     -          failures=0
@@ -416,7 +416,7 @@ def parse_change(word: str, before: Process, event: Any) -> dict[str, Any]:
             return {key: text == "yes"}
         case "ending":
             return {"ending": None if text == "-" else Ending(text.replace("_", " "))}
-        case "failures" | "claim-failures":
+        case "failures" | "claim-failures" | "late-starts":
             return {key.replace("-", "_"): int(text)}
         case "reason":
             return {"reason": text.replace("_", " ")}
@@ -998,10 +998,36 @@ def test_one_that_was_never_ready_was_not_stable_however_long_it_lived() -> None
     assert (process.failures, process.reason) == (1, "not ready 3 s after its start")
 
 
-@pytest.mark.parametrize(("failures", "seconds"), [(0, 3), (1, 6), (3, 24), (4, 30), (5000, 30)])
-def test_a_start_that_failed_is_given_longer_the_next_time(failures: int, seconds: int) -> None:
-    process = Process(name="metricsd", policy=METRICSD_POLICY, failures=failures)
+@pytest.mark.parametrize(("late", "seconds"), [(0, 3), (1, 6), (3, 24), (4, 30), (5000, 30)])
+def test_a_start_that_was_late_is_given_longer_the_next_time(late: int, seconds: int) -> None:
+    process = Process(name="metricsd", policy=METRICSD_POLICY, failures=9, late_starts=late)
     assert find_start_timeout_seconds(process) == seconds
+
+
+def test_late_starts_count_up_to_the_next_one_that_is_ready() -> None:
+    late = play(
+        METRICSD_POLICY,
+        """
+        0  start       starting  SPAWN
+        0  spawned     starting
+        3  deadline    killing   KILL
+        3  exited(-9)  backoff   CLAIM REAP
+        """,
+    )
+    assert late.late_starts == 1
+    in_time = play(
+        METRICSD_POLICY,
+        """
+        0    start       starting  SPAWN
+        0    spawned     starting
+        3    deadline    killing   KILL
+        3    exited(-9)  backoff   CLAIM REAP
+        due  deadline    starting  SPAWN
+        4    spawned     starting
+        5    ready       running
+        """,
+    )
+    assert in_time.late_starts == 0
 
 
 def test_who_is_killed_after_a_second_of_service_is_back_at_once() -> None:
@@ -1027,8 +1053,8 @@ def test_an_unhealthy_one_is_killed_and_restarted() -> None:
         1.5   unhealthy   killing   KILL
         1.5   exited(-9)  backoff   CLAIM REAP
         due   deadline    starting  SPAWN
-        6     spawned     starting
-        6     ready       running
+        2     spawned     starting
+        2     ready       running
         600   unhealthy   killing   KILL
         600   left(-9)    killing   CLAIM
         600   gone        starting  REAP SPAWN
