@@ -119,7 +119,8 @@ def _find_leader(pids: Iterable[int]) -> int | None:
     """Find who leads all these, which are what one spawn led to; the leader may be dead.
 
     Never one of another origin, whatever session they are in: a child that was just forked is
-    for a moment in the session of whoever started its supervisor.
+    for a moment in the session of whoever started its supervisor. That one may have no pid here
+    (0): it lives outside this pid namespace.
     """
     living = {pid for pid in pids if kernel.read_identity(pid) is not None}
     sessions: dict[int, int] = {}
@@ -129,7 +130,7 @@ def _find_leader(pids: Iterable[int]) -> int | None:
     leading = [pid for pid, session in sessions.items() if pid == session]
     if leading:
         return min(leading, key=_find_age)
-    dead = [pid for pid in sessions.values() if kernel.read_identity(pid) is None]
+    dead = [pid for pid in sessions.values() if pid and kernel.read_identity(pid) is None]
     return min(dead or sessions, default=None)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pid_namespace import NEEDS_PIDS, UNSHARE
 from supervisor.orphans import find_former
 from supervisor.rundir import RunDir
 
@@ -30,11 +32,23 @@ def test_a_child_that_is_not_in_a_session_of_its_own_yet_is_itself_and_not_its_s
     lock = run_dir.lock_spawn("paper", 1)
     with subprocess.Popen(["env", "-i", "sleep", "600"], pass_fds=(lock,)) as child:
         os.close(lock)
-        assert os.getsid(child.pid) == os.getsid(0) != child.pid
-        record = {"state": "starting", "incarnation": 1, "nonce": "0" * 16}
-        (former,) = find_former(run_dir, {"paper": record})
-        assert (former.pid, former.lives) == (child.pid, True)
-        child.kill()
+        try:
+            assert os.getsid(child.pid) == os.getsid(0) != child.pid
+            record = {"state": "starting", "incarnation": 1, "nonce": "0" * 16}
+            (former,) = find_former(run_dir, {"paper": record})
+            assert (former.pid, former.lives) == (child.pid, True)
+        finally:
+            child.kill()
+
+
+@NEEDS_PIDS
+def test_that_session_may_be_one_of_outside_the_pid_namespace() -> None:
+    # As in a container that somebody entered: its leader has no pid here.
+    name = test_a_child_that_is_not_in_a_session_of_its_own_yet_is_itself_and_not_its_session
+    test = f"{__file__}::{name.__name__}"
+    command = [*UNSHARE, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "1 passed" in done.stdout, done.stdout
 
 
 def test_an_intent_whose_lock_is_free_led_to_nobody(run_dir: RunDir) -> None:
