@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from bad_input import ROWS
 from stack import ROOT
-from supervisor.cli import cli
+from supervisor.cli.entry import cli
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ import pytest
 
 from documents import DOCUMENTS
 from stack import BIN, ROOT, build_environment
-from supervisor.cli import cli
+from supervisor.cli.entry import cli
 
 if TYPE_CHECKING:
     from pathlib import Path

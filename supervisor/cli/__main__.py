@@ -1,0 +1,5 @@
+"""`python -m supervisor.cli` is `ptsup`."""
+
+from supervisor.cli.entry import main
+
+main()

@@ -1,0 +1,141 @@
+"""`ptsup start`: everything up, or new sessions for a supervisor that runs already."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from supervisor.cli.options import PORT, read_config, run_dir_option, say_sessions
+from supervisor.config import Config, Flags, RestartWhen
+from supervisor.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from supervisor.admission import Admitted
+    from supervisor.rundir import RunDir
+
+
+@click.command(
+    short_help="Start metricsd and sessions.",
+    context_settings={"allow_interspersed_args": False},
+    epilog="""\b
+examples:
+  ptsup start                                   metricsd alone, always on
+  ptsup start -- python examples/shadow_session.py --loop
+  ptsup start -d -s a='python a.py' -s b='python b.py'
+  ptsup start -f ptsup.toml --exit-when-done""",
+)
+@click.option("-f", "--file", "file", metavar="FILE", help="Read sessions and settings from FILE.")
+@click.option(
+    "-s",
+    "--session",
+    "sessions",
+    metavar="NAME=COMMAND",
+    multiple=True,
+    help="Start a session; COMMAND is split like a shell would, and run without one.",
+)
+@click.option("--port", type=PORT, metavar="N", help="The port of the metrics [default: 9111].")
+@click.option("--host", metavar="ADDR", help="The address to listen on [default: 0.0.0.0].")
+@click.option(
+    "--multiproc-dir",
+    metavar="DIR",
+    help="The shard directory, named prom_multiproc or prometheus_multiproc "
+    "[default: .ops_local/prom_multiproc].",
+)
+@click.option(
+    "--restart",
+    type=click.Choice([str(choice) for choice in RestartWhen]),
+    help="When to restart the sessions named here [default: no].",
+)
+@click.option(
+    "--exit-when-done",
+    is_flag=True,
+    help="End when the last session has: with 1 if any failed.",
+)
+@click.option("-d", "--detach", is_flag=True, help="Return once everything is up.")
+@click.argument("command", metavar="[-- COMMAND...]", nargs=-1, type=click.UNPROCESSED)
+@run_dir_option
+def start(
+    file: str | None,
+    exit_when_done: bool,
+    detach: bool,
+    run_dir: RunDir,
+    **flags: Any,
+) -> int:
+    """Start metricsd, then sessions; hand them over to a supervisor that runs already.
+
+    Without -d it stays in the foreground and follows the sessions' output: the first Ctrl-C
+    stops everything in order, the second at once. With neither FILE nor a session, ptsup.toml
+    in the working directory is used, if there is one.
+    """
+    from supervisor.admission import admit
+    from supervisor.client import lock_or_find
+
+    alone = lock_or_find(run_dir)
+    taken = run_dir.list_sessions()  # of one that runs, or of one that died
+    config = read_config(file, Flags(**flags), frozenset(taken))
+    if exit_when_done and not config.sessions:
+        raise UsageError("--exit-when-done: there is no session to wait for", "give it one")
+    sessions = [admit(spec, os.environ, config.multiproc_dir) for spec in config.sessions]
+    for name in sorted({name for session in sessions for name in session.stripped}):
+        click.echo(f"ptsup: {name!a} is left out of the sessions' environment", err=True)
+    if alone:
+        run_dir.create()
+        alone = run_dir.lock()  # it may just have been made, by us or by another start
+    if not alone:
+        return _hand_over(config, run_dir, exit_when_done=exit_when_done, detach=detach)
+    return _start(config, run_dir, sessions, exit_when_done=exit_when_done, detach=detach)
+
+
+def _start(
+    config: Config,
+    run_dir: RunDir,
+    sessions: Sequence[Admitted],
+    *,
+    exit_when_done: bool,
+    detach: bool,
+) -> int:
+    from supervisor import foreground, launch, takeover
+    from supervisor.loop import Loop
+
+    taken = launch.take_over(config, run_dir)
+    for line in takeover.render_kept(taken.former, sessions):
+        click.echo(f"ptsup: {line}", err=True)
+    down = takeover.find_kept_down(config, taken.former)
+    for name in sorted(down):
+        click.echo(f"ptsup: {name} was stopped and stays so; `ptsup restart {name}`", err=True)
+    loop = Loop(
+        config=taken.config,
+        run_dir=run_dir,
+        listener=taken.listener,
+        former=taken.former,
+        members=takeover.readmit(taken.former, sessions),
+        mended=list(taken.findings),
+        exit_when_done=exit_when_done,
+    )
+    sessions = [member for member in sessions if member.spec.name not in down]
+    if not detach:
+        return foreground.run(loop, sessions)
+    report = launch.run_detached(loop, sessions)
+    click.echo(f"ptsup: metricsd answers on {report['url']} (pid {report['metricsd_pid']})")
+    given = {member.spec.name for member in sessions}
+    # What an adopted one had come to before is no failure of this start.
+    say_sessions([s for s in report["sessions"] if s["name"] not in given], failing=set())
+    return say_sessions([s for s in report["sessions"] if s["name"] in given], failing={"fatal"})
+
+
+def _hand_over(config: Config, run_dir: RunDir, *, exit_when_done: bool, detach: bool) -> int:
+    from supervisor import foreground
+    from supervisor.handover import hand_over
+
+    sessions = hand_over(config, os.environ, run_dir)
+    code = say_sessions(sessions, failing={"fatal"})
+    if detach or code:
+        return code
+    ended = foreground.attend(run_dir, [session["name"] for session in sessions])
+    say_sessions(ended, failing=set())
+    failed = [s for s in ended if s["state"] == "fatal" or s["returncode"] not in {0, None}]
+    return 1 if exit_when_done and failed else 0
