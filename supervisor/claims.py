@@ -7,6 +7,7 @@ the supervision: what cannot be done is told, and tried again by the next sweep.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import time
 from dataclasses import dataclass, field
@@ -14,9 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 from supervisor.drift import CLAIM_FAILED, Finding
 from telemetry.claim import claim, complete_claims, find_unowned
+from telemetry.clearing import find_clear_refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
 log = logging.getLogger("ptsup")
@@ -58,7 +60,7 @@ class Claims:
             self._note_failure("the sweep", _NOBODY, error)
 
     async def _sweep(self) -> None:
-        unowned = await asyncio.to_thread(find_unowned, self.directory, self.find_own())
+        unowned = await asyncio.to_thread(_find_unowned, self.directory, self.find_own())
         self._number = complete_claims(self.directory, self._number).number
         self._forget(self.findings.keys() - unowned - self.find_own())
         for pid in sorted(unowned):
@@ -103,10 +105,20 @@ def bury(directory: Path) -> None:
     """Claim for whom a crashed supervisor no longer could. Totals of a crash are not cleared."""
     try:
         complete_claims(directory)
-        for pid in sorted(find_unowned(directory, ())):
+        for pid in sorted(_find_unowned(directory, ())):
             say_orphan(pid, claim(directory, pid, pinned=False).shards)
     except OSError as error:  # the first sweep will try again
         log.warning("%s: %s", CLAIM_FAILED, error.strerror)
+
+
+def _find_unowned(directory: Path, living: Collection[int]) -> set[int]:
+    """Find whose shards nobody owns, but not where somebody else's may have come to lie.
+
+    Raises OSError.
+    """
+    if refusal := find_clear_refusal(directory):
+        raise PermissionError(errno.EPERM, f"{directory} is not looked through: {refusal}")
+    return find_unowned(directory, living)
 
 
 def say_orphan(pid: int, names: tuple[str, ...]) -> None:

@@ -51,7 +51,7 @@ supervisor.observe        shell  environ status
                                  telemetry.claim telemetry.processes telemetry.shards
 supervisor.adoptee        shell  kernel observe spawn
 supervisor.remains        shell  kernel observe spawn
-supervisor.claims         shell  drift telemetry.claim
+supervisor.claims         shell  drift telemetry.claim telemetry.clearing
 supervisor.admission      shell  environ errors gates spawn
 supervisor.notify         shell
 supervisor.probe          shell  config events lifecycle telemetry.mode

@@ -378,8 +378,9 @@ def test_a_stop_keeps_what_is_no_longer_its_shard_directory(stack: Stack) -> Non
     stack.start("-s", "a=sleep 600")
     precious = stack.cwd / "precious"
     stack.multiproc_dir.rename(precious)
-    (precious / "counter_1.db").write_text("theirs")
+    theirs = precious / "counter_2147483647.db"  # of a pid that nobody has
+    theirs.write_text("theirs")
     stack.multiproc_dir.symlink_to(precious)
     stack.run("stop", code=None)
-    assert (precious / "counter_1.db").read_text() == "theirs"
+    assert theirs.read_text() == "theirs"
     stack.multiproc_dir.unlink()
