@@ -10,14 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from supervisor.config import (
-    METRICSD,
-    METRICSD_POLICY,
-    Policy,
-    SessionSpec,
-    parse_restart,
-    parse_seconds,
-)
+from supervisor.config import METRICSD, METRICSD_POLICY, Policy, SessionSpec
+from supervisor.config.values import parse_restart, parse_seconds
 from supervisor.errors import UsageError
 from supervisor.events import Adopted, Exited
 from supervisor.lifecycle import Ending, Process, State, Target

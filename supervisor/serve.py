@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 import supervisor
 from supervisor import kernel
 from supervisor.admission import admit, check_complete
-from supervisor.config import check_unique, parse_env, parse_seconds, parse_session_document
+from supervisor.config.documents import parse_session_document
+from supervisor.config.values import check_unique, parse_env, parse_seconds
 from supervisor.control import (
     LINE_LIMIT_BYTES,
     Request,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from supervisor.cli.options import read_config, run_dir_option
-from supervisor.config import SUPERVISOR, Flags
+from supervisor.config import SUPERVISOR
+from supervisor.config.flags import Flags
 from supervisor.errors import UsageError
 
 if TYPE_CHECKING:

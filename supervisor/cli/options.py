@@ -8,17 +8,9 @@ from typing import Any, Final
 
 import click
 
-from supervisor.config import (
-    DEFAULT_FILE,
-    DEFAULT_RUN_DIR,
-    RUN_DIR_VARIABLE,
-    Config,
-    Fallback,
-    FileConfig,
-    Flags,
-    build_config,
-    parse_toml,
-)
+from supervisor.config import DEFAULT_FILE, DEFAULT_RUN_DIR, RUN_DIR_VARIABLE, Config
+from supervisor.config.flags import Fallback, Flags, build_config
+from supervisor.config.toml import FileConfig, parse_toml
 from supervisor.errors import UsageError
 from supervisor.rundir import RunDir
 from telemetry.mode import parse_multiproc_dir, parse_port

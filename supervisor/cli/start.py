@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from supervisor.cli.options import PORT, read_config, run_dir_option, say_sessions
-from supervisor.config import Config, Flags, RestartWhen
+from supervisor.config import Config, RestartWhen
+from supervisor.config.flags import Flags
 from supervisor.errors import UsageError
 
 if TYPE_CHECKING:

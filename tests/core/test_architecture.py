@@ -24,7 +24,11 @@ PACKAGES: Final = ("supervisor", "telemetry")
 ROOMS: Final = """
 supervisor                pure   telemetry.version
 supervisor.errors         pure
-supervisor.config         pure   errors
+supervisor.config         pure
+supervisor.config.values  pure   config errors
+supervisor.config.toml    pure   config config.values errors
+supervisor.config.flags   pure   config config.values errors
+supervisor.config.documents  pure  config config.values errors
 supervisor.gates          pure
 supervisor.events         pure
 supervisor.environ        pure   gates telemetry.mode
@@ -32,7 +36,7 @@ supervisor.lifecycle      pure   config events
 supervisor.fleet          pure   config events lifecycle
 supervisor.drift          pure
 supervisor.status         pure   config drift fleet lifecycle
-supervisor.adoption       pure   config errors events lifecycle status
+supervisor.adoption       pure   config config.values errors events lifecycle status
 supervisor.exposition     pure   drift lifecycle
 supervisor.control        pure   errors
 supervisor.scrape_config  pure   telemetry.mode
@@ -58,8 +62,8 @@ supervisor.probe          shell  config events lifecycle telemetry.mode
 supervisor.loop           shell  supervisor admission adoptee adoption claims config drift environ
                                  errors events exposition fleet kernel lifecycle logs probe
                                  remains spawn status telemetry.clearing
-supervisor.serve          shell  supervisor admission config control errors events fleet kernel
-                                 lifecycle observe status
+supervisor.serve          shell  supervisor admission config.documents config.values control errors
+                                 events fleet kernel lifecycle observe status
 supervisor.orphans        shell  adoption client config errors kernel observe status
                                  telemetry.clearing
 supervisor.takeover       shell  admission adoption client config drift errors kernel lifecycle
@@ -71,14 +75,16 @@ supervisor.follow         shell  logs
 supervisor.handover       shell  client config control errors
 supervisor.foreground     shell  client control errors follow launch status
 supervisor.cli            pure
-supervisor.cli.options    shell  config errors logs rundir status telemetry.mode
-supervisor.cli.start      shell  admission cli.options client config errors foreground handover
+supervisor.cli.options    shell  config config.flags config.toml errors logs rundir
+                                 status telemetry.mode
+supervisor.cli.start      shell  admission cli.options client config config.flags errors
+                                 foreground handover
                                  launch loop takeover
 supervisor.cli.stop       shell  cli.options client config control errors foreground orphans
 supervisor.cli.status     shell  cli.options client control errors orphans render
 supervisor.cli.logs       shell  cli.options config errors follow
-supervisor.cli.init       shell  cli.options config errors units
-supervisor.cli.scrape_config  shell  cli.options config scrape_config
+supervisor.cli.init       shell  cli.options config config.flags errors units
+supervisor.cli.scrape_config  shell  cli.options config config.flags scrape_config
 supervisor.cli.entry      shell  supervisor cli.init cli.logs cli.scrape_config cli.start
                                  cli.status cli.stop errors logs
 supervisor.cli.__main__   shell  cli.entry
@@ -150,7 +156,8 @@ PURE_LIBRARY: Final = """
 """
 # And the few names of other modules: numbers and strings that happen to live there.
 PURE_NAMES: Final = {
-    ("supervisor.config", "pathlib"): {"Path", "PurePath"},
+    ("supervisor.config.documents", "pathlib"): {"Path"},
+    ("supervisor.config.flags", "pathlib"): {"Path", "PurePath"},
     ("supervisor.adoption", "pathlib"): {"Path"},
     ("supervisor.environ", "os"): {"defpath", "pathsep"},
     ("supervisor.lifecycle", "signal"): {"SIGKILL", "SIGTERM", "Signals"},

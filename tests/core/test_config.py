@@ -9,26 +9,23 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from supervisor.config import (
-    METRICSD_POLICY,
-    Config,
+from supervisor.config import METRICSD_POLICY, Config, Policy, RestartWhen, SessionSpec
+from supervisor.config.documents import parse_session_document
+from supervisor.config.flags import (
     Fallback,
-    FileConfig,
     Flags,
-    Policy,
-    RestartWhen,
-    SessionSpec,
     build_config,
-    check_unique,
     find_free_name,
     find_script_stem,
+    parse_session_flag,
+)
+from supervisor.config.toml import FileConfig, parse_toml
+from supervisor.config.values import (
+    check_unique,
     parse_env,
     parse_port,
     parse_seconds,
-    parse_session_document,
-    parse_session_flag,
     parse_session_name,
-    parse_toml,
 )
 from supervisor.errors import UsageError
 

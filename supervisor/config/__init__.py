@@ -1,0 +1,96 @@
+"""What the operator asked for: the frozen words that all other rooms speak of it.
+
+Data only. A session spec is one JSON document, so that it can be handed over a socket as it is;
+`config.documents` reads it back.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+SESSION_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+METRICSD: Final = "metricsd"
+SUPERVISOR: Final = "supervisor"
+# Names of our own log and state files, whatever the case a file system folds.
+RESERVED_NAMES: Final = frozenset({METRICSD, SUPERVISOR})
+DEFAULT_HOST: Final = "0.0.0.0"  # noqa: S104 - Prometheus comes from a container
+DEFAULT_RUN_DIR: Final = ".ops_local/ptsup"
+RUN_DIR_VARIABLE: Final = "PTSUP_RUN_DIR"
+DEFAULT_FILE: Final = "ptsup.toml"
+
+
+class RestartWhen(StrEnum):
+    """When a session that ended by itself is started again."""
+
+    NO = "no"
+    ON_FAILURE = "on-failure"
+    ALWAYS = "always"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How one process is kept: the numbers `lifecycle.decide` goes by."""
+
+    restart: RestartWhen = RestartWhen.NO
+    stop_timeout_seconds: float = 75.0
+    stable_seconds: float = 10.0
+    backoff_seconds: float = 0.5
+    backoff_limit_seconds: float = 30.0
+    failure_limit: int | None = 5  # None: it never gives up
+    success_exit_codes: frozenset[int] = frozenset({0})
+    # None: up as soon as it is spawned. Doubled with each late start, for a slow machine.
+    start_timeout_seconds: float | None = None
+    start_timeout_limit_seconds: float = 30.0
+
+
+METRICSD_POLICY: Final = Policy(
+    restart=RestartWhen.ALWAYS,
+    stop_timeout_seconds=5.0,
+    # Who served for a second and is killed is to be back at once: scrapes wait.
+    stable_seconds=1.0,
+    backoff_seconds=0.1,
+    backoff_limit_seconds=1.0,
+    failure_limit=None,
+    start_timeout_seconds=3.0,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSpec:
+    """One session as the operator wants it: an argument list, no shell, an absolute cwd."""
+
+    name: str
+    command: tuple[str, ...]
+    cwd: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    policy: Policy = Policy()
+
+    def to_document(self) -> dict[str, Any]:
+        """Build the JSON document of this spec."""
+        return {
+            "name": self.name,
+            "command": list(self.command),
+            "cwd": str(self.cwd),
+            "env": dict(self.env),
+            "restart": str(self.policy.restart),
+            "stop_timeout_seconds": self.policy.stop_timeout_seconds,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Everything `ptsup start` needs to know. Directories are absolute."""
+
+    host: str
+    port: int
+    multiproc_dir: Path
+    given: frozenset[str] = frozenset()  # which of the three a flag or the file gave
+    sessions: tuple[SessionSpec, ...] = ()
+    planned: frozenset[str] = frozenset()  # which of them stand in the file
