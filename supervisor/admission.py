@@ -5,6 +5,9 @@ Nothing is started here; a refusal is a PtsupError and leaves no trace.
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +15,26 @@ from typing import TYPE_CHECKING, Final
 
 from supervisor.environ import build_session_environment
 from supervisor.errors import GateError, UsageError
-from supervisor.gates import find_refusal, strip_credentials
+from supervisor.gates import (
+    build_unchecked,
+    find_refusal,
+    find_refusal_in_file,
+    strip_credentials,
+)
+from supervisor.gates.files import FILES_LIMIT, find_config_names
+from supervisor.gates.refusal import FILE_LIMIT_BYTES
 from supervisor.spawn import check_command
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from supervisor.config import SessionSpec
+    from supervisor.gates import Refusal
 
 # Where the interpreter lives that ptsup is installed in.
 OWN_BIN: Final = str(Path(sys.executable).parent)
+# The session could not open it either: it may be what it is going to write.
+_ABSENT: Final = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +61,74 @@ class Admitted:
         )
 
 
-def check_gates(spec: SessionSpec, inherited: Mapping[str, str]) -> None:
-    """Refuse what could trade live; raises GateError naming the variable or argument."""
-    refusal = find_refusal(spec.command, inherited=inherited, configured=spec.env)
+def check_gates(
+    spec: SessionSpec, inherited: Mapping[str, str], denied: Collection[str] = ()
+) -> None:
+    """Refuse what could trade live; raises GateError naming the variable, argument or key."""
+    refusal = find_gate_refusal(spec, inherited, denied)
     if refusal is not None:
         raise GateError(f"cannot start {spec.name}: {refusal.message}", refusal.hint)
+
+
+def find_gate_refusal(
+    spec: SessionSpec, inherited: Mapping[str, str], denied: Collection[str] = ()
+) -> Refusal | None:
+    """Find what forbids a session: in its environment, its words, the files these name."""
+    refusal = find_refusal(spec.command, inherited=inherited, configured=spec.env, denied=denied)
+    return refusal or _find_refusal_in_files(spec, inherited, denied)
+
+
+def _find_refusal_in_files(
+    spec: SessionSpec, inherited: Mapping[str, str], denied: Collection[str]
+) -> Refusal | None:
+    configs = find_config_names(spec.command, inherited=inherited, configured=spec.env)
+    left = FILE_LIMIT_BYTES
+    for number, config in enumerate(configs):
+        try:
+            content = _read_config(spec.cwd / config.name, left)
+            if content is None:
+                continue
+            text = content.decode()
+        except OSError as error:
+            detail = error.strerror
+        except UnicodeDecodeError:
+            detail = "not UTF-8 text"
+        else:
+            left -= len(content)
+            refusal = find_refusal_in_file(config, text, denied=denied)
+            if refusal is not None:
+                return refusal
+            detail = "it is one file too many" if number >= FILES_LIMIT else ""
+        if detail and config.certain:
+            return build_unchecked(config, detail)
+    return None
+
+
+def _read_config(path: Path, limit: int) -> bytes | None:
+    """Read a configuration file; None where there is none. Raises OSError.
+
+    Regular files only, and never more than `limit`: a session's command names them, and
+    whoever reads them here supervises all the others.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            return None
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(limit + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, "too long")
+    return content
 
 
 def check_complete(member: Admitted) -> None:
@@ -65,9 +141,14 @@ def check_complete(member: Admitted) -> None:
         )
 
 
-def admit(spec: SessionSpec, inherited: Mapping[str, str], multiproc_dir: Path) -> Admitted:
-    """Let a session in; raises GateError or UsageError."""
-    check_gates(spec, inherited)
+def admit(
+    spec: SessionSpec,
+    inherited: Mapping[str, str],
+    multiproc_dir: Path,
+    denied: Collection[str] = (),
+) -> Admitted:
+    """Let a session in; raises GateError or UsageError. `denied` extends the list of NO-LIVE."""
+    check_gates(spec, inherited, denied)
     admitted = Admitted(spec, dict(inherited))
     try:
         check_command(spec.command, spec.cwd, admitted.build_environment(multiproc_dir, ""))

@@ -60,7 +60,7 @@ def take_over(config: Config, run_dir: RunDir) -> Taken:
     The run directory is locked already. Raises PtsupError, and then has changed nothing but
     that a metricsd that hung is dead.
     """
-    left = find_left(run_dir)
+    left = find_left(run_dir, config.denied)
     config = settle_config(config, left)
     directory = config.multiproc_dir
     refusal = find_clear_refusal(directory)

@@ -326,7 +326,7 @@ class Loop:
         self, member: Admitted, incarnation: int, nonce: str, locks: tuple[int, ...]
     ) -> spawn.Child:
         check_complete(member)
-        check_gates(member.spec, member.inherited)
+        check_gates(member.spec, member.inherited, self.config.denied)
         return spawn.spawn(
             member.spec.name,
             incarnation,
@@ -584,6 +584,7 @@ class Loop:
             "host": self.config.host,
             "port": self.config.port,
             "multiproc_dir": str(self.config.multiproc_dir),
+            "denied": list(self.config.denied),
         }
         try:
             self.run_dir.write_state(SUPERVISOR, state)

@@ -33,6 +33,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "host": (str,),
     "port": (int,),
     "multiproc_dir": (str,),
+    "denied": (list,),
 }
 
 
@@ -49,7 +50,7 @@ def parse_record(document: object) -> dict[str, Any]:
         if isinstance(document.get(key), types)
         and (types == (bool,) or not isinstance(document[key], bool))
     }
-    for key in ("command", "variables"):
+    for key in ("command", "variables", "denied"):
         if not all(isinstance(word, str) for word in record.get(key, [])):
             del record[key]
     directory = record.get("multiproc_dir", "/")

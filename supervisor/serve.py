@@ -187,7 +187,8 @@ class Server:
                 )
         living = [loop.members[name].spec for name in loop.fleet.sessions.keys() - ended]
         check_unique([*living, *specs])
-        loop.add([admit(spec, inherited, loop.config.multiproc_dir) for spec in specs])
+        directory, denied = loop.config.multiproc_dir, loop.config.denied
+        loop.add([admit(spec, inherited, directory, denied) for spec in specs])
         names = [spec.name for spec in specs]
         await loop.wait_until(lambda: all(map(is_opened, self._find(names))))
         return {"sessions": [describe(process) for process in self._find(names)]}

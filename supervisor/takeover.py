@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supervisor import kernel
-from supervisor.admission import Admitted, check_gates
+from supervisor.admission import Admitted, find_gate_refusal
 from supervisor.adoption import Former, build_spec, read_state
 from supervisor.client import wait_until_gone
 from supervisor.config import METRICSD, SUPERVISOR
 from supervisor.drift import build_listener_lost
-from supervisor.errors import GateError, PtsupError, UsageError
+from supervisor.errors import PtsupError, UsageError
+from supervisor.gates import Reason
 from supervisor.lifecycle import State, Target
 from supervisor.observe import read_command, read_environment
 from supervisor.orphans import find_former
@@ -61,24 +62,29 @@ class Left:
         return next((each for each in self.living if each.name == METRICSD), None)
 
 
-def find_left(run_dir: RunDir) -> Left:
-    """Find what was left; raises SupervisorDeadError for what cannot be found."""
+def find_left(run_dir: RunDir, denied: Sequence[str]) -> Left:
+    """Find what was left; raises SupervisorDeadError for what cannot be found.
+
+    What is `denied` now and what was so for the dead one both count: the list only grows.
+    """
     states = run_dir.read_states()
-    former = tuple(_look_at(each) for each in find_former(run_dir, states))
-    return Left(bool(states), states.get(SUPERVISOR, {}), former)
+    own = states.get(SUPERVISOR, {})
+    denied = (*own.get("denied", ()), *denied)
+    former = tuple(_look_at(each, denied) for each in find_former(run_dir, states))
+    return Left(bool(states), own, former)
 
 
-def _look_at(former: Former) -> Former:
+def _look_at(former: Former, denied: Sequence[str]) -> Former:
     """Look at the real command and environment of a living session: the gates are for all."""
     if not former.lives or former.pid is None or former.name == METRICSD:
         return former
     seen = replace(former, words=read_command(former.pid))
     spec, _ = build_spec(seen, {})
-    try:
-        check_gates(replace(spec, command=seen.words or spec.command), read_environment(former.pid))
-    except GateError as error:
-        return replace(seen, refusal=error.message.partition(": ")[2])
-    return seen
+    spec = replace(spec, command=seen.words or spec.command)
+    refusal = find_gate_refusal(spec, read_environment(former.pid), denied)
+    if refusal is None or refusal.reason is Reason.UNCHECKED:
+        return seen  # it has long read its file; what has become of that since says nothing
+    return replace(seen, refusal=refusal.message)
 
 
 def settle_config(config: Config, left: Left) -> Config:
@@ -107,6 +113,7 @@ def settle_config(config: Config, left: Left) -> Config:
         config,
         host=settled["host"],
         port=settled["port"],
+        denied=tuple(dict.fromkeys((*left.own.get("denied", ()), *config.denied))),
         multiproc_dir=Path(settled["multiproc_dir"]),
     )
 

@@ -146,4 +146,16 @@ ROWS = (
         environ={"PEAK_TRADE_LIVE_ENABLED": "True"},
     ),
     Row("live trading in the arguments", "--live", code=6, arguments=("--", "sleep", "--live")),
+    Row(
+        "an attempt to shorten the list of NO-LIVE",
+        "ptsup.toml:2: gates.deny: '!LIVE' is not the name of a variable",
+        arguments=(),
+        toml="[gates]\ndeny = ['!LIVE']",
+    ),
+    Row(
+        "a list of NO-LIVE that is none",
+        "ptsup.toml:2: gates.deny: not a list of names",
+        arguments=(),
+        toml="[gates]\ndeny = 'LIVE'",
+    ),
 )

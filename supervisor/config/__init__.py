@@ -94,3 +94,4 @@ class Config:
     given: frozenset[str] = frozenset()  # which of the three a flag or the file gave
     sessions: tuple[SessionSpec, ...] = ()
     planned: frozenset[str] = frozenset()  # which of them stand in the file
+    denied: tuple[str, ...] = ()  # what NO-LIVE refuses besides its own list

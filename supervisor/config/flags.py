@@ -147,4 +147,5 @@ def build_config(
         given=frozenset(name for name, value in found.items() if value is not None),
         sessions=tuple(sessions),
         planned=frozenset(session.name for session in file.sessions),
+        denied=file.denied,
     )

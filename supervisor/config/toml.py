@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from supervisor.config import Policy, SessionSpec
 from supervisor.config.values import (
     parse_command,
+    parse_denied,
     parse_env,
     parse_port,
     parse_restart,
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_TOP_KEYS: Final = frozenset({"host", "port", "multiproc_dir", "session"})
+_TOP_KEYS: Final = frozenset({"host", "port", "multiproc_dir", "session", "gates"})
+_GATES_KEYS: Final = frozenset({"deny"})
 _SESSION_KEYS: Final = frozenset({"command", "restart", "stop_timeout_seconds", "env", "cwd"})
 
 
@@ -39,6 +41,7 @@ class FileConfig:
     port: int | None = None
     multiproc_dir: Path | None = None
     sessions: tuple[SessionSpec, ...] = ()
+    denied: tuple[str, ...] = ()
 
 
 def parse_toml(text: str, path: Path) -> FileConfig:
@@ -66,6 +69,7 @@ def parse_toml(text: str, path: Path) -> FileConfig:
         port=read("port", parse_port),
         multiproc_dir=path.parent / directory if directory else None,
         sessions=tuple(reader.read_session(name, table) for name, table in sessions.items()),
+        denied=reader.read_denied(document.get("gates", {})),
     )
 
 
@@ -100,6 +104,12 @@ class _TomlReader:
                     f"{self.locate((*parents, key))}: unknown key",
                     f"known here: {', '.join(sorted(known))}",
                 )
+
+    def read_denied(self, table: object) -> tuple[str, ...]:
+        if not isinstance(table, dict):
+            raise UsageError(f"{self.locate(('gates',))}: not a table", "write [gates]")
+        self.check_keys(table, _GATES_KEYS, ("gates",))
+        return parse_denied(table.get("deny", []), self.locate(("gates", "deny")))
 
     def read_session(self, name: str, table: object) -> SessionSpec:
         keys = ("session", name)

@@ -5,8 +5,9 @@ Pure. Each gives the value back as it is meant, or raises a UsageError that begi
 
 from __future__ import annotations
 
+import re
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from supervisor.config import RESERVED_NAMES, SESSION_NAME, RestartWhen
 from supervisor.errors import UsageError
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from supervisor.config import SessionSpec
+
+_DENIED: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{1,79}\*?")
 
 
 def parse_session_name(name: object, where: str) -> str:
@@ -93,6 +96,22 @@ def parse_env(value: object, where: str) -> dict[str, str]:
             # The value itself may be a secret; it is never shown.
             raise UsageError(f"{where}.{name}: the value is not a string", "put it in quotes")
     return dict(value)
+
+
+def parse_denied(value: object, where: str) -> tuple[str, ...]:
+    """Check what a file adds to the list of NO-LIVE: names, or the beginnings of names (`ACME_*`).
+
+    It can only add: there is no spelling that takes a name away.
+    """
+    if not isinstance(value, list):
+        raise UsageError(f"{where}: not a list of names", 'write deny = ["ACME_LIVE", "ACME_GO*"]')
+    for name in value:
+        if not isinstance(name, str) or not _DENIED.fullmatch(name):
+            raise UsageError(
+                f"{where}: {show(name)} is not the name of a variable",
+                "a name has A-Z a-z 0-9 _ and may end in *; nothing takes a name off the list",
+            )
+    return tuple(value)
 
 
 def show(value: object) -> str:

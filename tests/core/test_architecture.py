@@ -29,7 +29,14 @@ supervisor.config.values  pure   config errors
 supervisor.config.toml    pure   config config.values errors
 supervisor.config.flags   pure   config config.values errors
 supervisor.config.documents  pure  config config.values errors
-supervisor.gates          pure
+supervisor.gates          pure   gates.gate gates.names gates.refusal
+supervisor.gates.refusal  pure
+supervisor.gates.names    pure
+supervisor.gates.texts    pure
+supervisor.gates.settings  pure  gates.names
+supervisor.gates.files    pure   gates.names gates.settings gates.texts
+supervisor.gates.gate     pure   gates.files gates.names gates.refusal gates.settings
+                                 gates.texts
 supervisor.events         pure
 supervisor.environ        pure   gates telemetry.mode
 supervisor.lifecycle      pure   config events
@@ -56,7 +63,7 @@ supervisor.observe        shell  environ status
 supervisor.adoptee        shell  kernel observe spawn
 supervisor.remains        shell  kernel observe spawn
 supervisor.claims         shell  drift telemetry.claim telemetry.clearing
-supervisor.admission      shell  environ errors gates spawn
+supervisor.admission      shell  environ errors gates gates.files gates.refusal spawn
 supervisor.notify         shell
 supervisor.probe          shell  config events lifecycle telemetry.mode
 supervisor.loop           shell  supervisor admission adoptee adoption claims config drift environ
@@ -66,8 +73,8 @@ supervisor.serve          shell  supervisor admission config.documents config.va
                                  events fleet kernel lifecycle observe status
 supervisor.orphans        shell  adoption client config errors kernel observe status
                                  telemetry.clearing
-supervisor.takeover       shell  admission adoption client config drift errors kernel lifecycle
-                                 observe orphans port status telemetry.mode
+supervisor.takeover       shell  admission adoption client config drift errors gates kernel
+                                 lifecycle observe orphans port status telemetry.mode
 supervisor.launch         shell  claims config control errors events fleet logs notify serve
                                  status takeover telemetry.clearing
 supervisor.client         shell  control errors kernel

@@ -9,17 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor.gates import (
+from supervisor.gates import Reason, Refusal, Where, find_refusal, strip_credentials
+from supervisor.gates.names import (
     DENIED_VARIABLES,
     FALSE_LIKE,
     LIVE_VALUES,
     MODE_NAMES,
     PLAIN_SWITCHES,
-    Reason,
-    Refusal,
-    Where,
-    find_refusal,
-    strip_credentials,
 )
 
 if TYPE_CHECKING:
@@ -145,6 +141,17 @@ ENVIRONS = [
     Environ({"LI\u200bVE": "1"}, "LIVE"),  # zero width
     Environ({"\ufeffLIVE": "1"}, "LIVE"),
     Environ({"LI\xadVE": "1"}, "LIVE"),  # soft hyphen
+    Environ({"LI\u3164VE": "1"}, "LIVE"),  # a letter without width
+    Environ({"L\u20ddIVE": "1"}, "LIVE"),  # a mark around it
+    Environ({"LI\ufe0fVE": "1"}, "LIVE"),  # a variation selector
+    Environ({"LI\u202eVE": "1"}, "LIVE"),  # a change of direction
+    Environ({"\u029f\u026a\u1d20\u1d07": "1"}, "LIVE"),  # small capitals
+    Environ({"\u13de\u13a5\u13d9\u13ac": "1"}, "LIVE"),  # Cherokee
+    Environ({"MODE": "l\u0456v\u0435"}, "MODE"),  # and in values
+    Environ({"MODE": "\uff4c\uff49\uff56\uff45"}, "MODE"),
+    Environ({"MODE": "li\u200bve"}, "MODE"),
+    Environ({"MODE": "liv\u0301e"}, "MODE"),
+    Environ({"TRADING_MODE": "bounded_\u0440ilot"}, "TRADING_MODE"),
     Environ({" LIVE\t": "1"}, "LIVE"),
     Environ({"LIVE\udcff": "1"}, "LIVE"),  # a byte that is no UTF-8
     Environ({"LIVE\x1b[31m": "1"}, None),  # other letters make another name
@@ -168,28 +175,32 @@ def test_the_environment_is_judged_by_the_table(row: Environ) -> None:
     assert (configured and configured.subject) == row.expected
 
 
-# Greek and Cyrillic, capital and small, as they print beside the Latin letter.
+# The letters of other alphabets that print like the Latin one.
 LOOK_ALIKES = {
-    "A": "\u0391\u03b1\u0410\u0430",
-    "B": "\u0392\u0412\u0432",
-    "C": "\u0421\u0441",
-    "D": "\u0501",
-    "E": "\u0395\u03b5\u0415\u0435",
-    "G": "\u050c",
-    "H": "\u0397\u041d\u043d\u04bb",
-    "I": "\u0399\u03b9\u0406\u0456\u04c0\u0131",
-    "K": "\u039a\u03ba\u041a\u043a",
-    "L": "\u04cf",
-    "M": "\u039c\u041c\u043c",
-    "N": "\u039d",
-    "O": "\u039f\u03bf\u041e\u043e",
-    "P": "\u03a1\u03c1\u0420\u0440",
-    "S": "\u0405\u0455",
-    "T": "\u03a4\u03c4\u0422\u0442",
-    "U": "\u03c5",
-    "V": "\u03bd\u0474\u0475",
+    "A": "\u0391\u03b1\u0410\u0430\u1d00\u13aa\u0251",
+    "B": "\u0392\u0412\u0432\u0299\u13f4\u0180",
+    "C": "\u0421\u0441\u03f9\u03f2\u1d04\u13df\u0188",
+    "D": "\u0501\u1d05\u13a0\u0111\u0500",
+    "E": "\u0395\u03b5\u0415\u0435\u1d07\u13ac\u04bd\u0247",
+    "F": "\u0493\ua730\u03dc\u0192",
+    "G": "\u050c\u0262\u0261\u13c0\u01e5",
+    "H": "\u0397\u041d\u043d\u04bb\u029c\u13bb\u0570\u0127",
+    "I": "\u0399\u03b9\u0406\u0456\u04c0\u0131\u026a\u0269\u13a5\u13c6\u0268",
+    "K": "\u039a\u03ba\u041a\u043a\u1d0b\u13e6\u0199",
+    "L": "\u04cf\u029f\u13de\u0142\u019a\u054c",
+    "M": "\u039c\u041c\u043c\u1d0d\u13b7",
+    "N": "\u039d\u0274\u0578\u057c",
+    "O": "\u039f\u03bf\u041e\u043e\u1d0f\u0585\u0555\u00f8",
+    "P": "\u03a1\u03c1\u0420\u0440\u1d18\u13e2",
+    "R": "\u0433\u0280\u13a1\u13d2\u024d",
+    "S": "\u0405\u0455\ua731\u13da\u054f",
+    "T": "\u03a4\u03c4\u0422\u0442\u1d1b\u13a2\u0167",
+    "U": "\u03c5\u1d1c\u057d\u054d",
+    "V": "\u03bd\u0474\u0475\u1d20\u13d9",
+    "W": "\u051d\u051c\u1d21\u13b3\u0461",
     "X": "\u03a7\u03c7\u0425\u0445",
-    "Y": "\u03a5\u0423\u0443",
+    "Y": "\u03a5\u0423\u0443\u028f\u03b3\u04af\u04ae",
+    "Z": "\u0396\u1d22\u13c3",
 }
 
 
@@ -331,6 +342,11 @@ COMMANDS = [
     Row("nice -n 5 ./bot live", "live", ARG),
     Row("nice python -m bot live", "live", ARG),
     Row("sh -c 'python main.py live'", "live", SH),
+    Row("python main.py l\u0456ve", "live", ARG),
+    Row("python main.py \uff4c\uff49\uff56\uff45", "live", ARG),
+    Row("python main.py --mode \uff4c\uff49\uff56\uff45", "--mode", ARG),
+    Row("python x.py --m\u03bfde=liv\u0435", "--mode", ARG),
+    Row("sh -c 'python x.py --mode l\u0456ve'", "--mode", SH),
     # Documents in an argument.
     Row("""python x.py --config '{"mode": "live"}'""", "mode", TEXT),
     Row("""python x.py '--config={"a":1,"live":true}'""", "live", TEXT),
@@ -641,8 +657,9 @@ SWITCHES = """
     allow-live allow-live-trading arm-live armed bounded-pilot bounded-pilot-mode confirm-live
     enable-execution enable-live enable-live-trading enable-trading execute-live execution-enable
     execution-enabled force-live go-live is-live live live-allowed live-armed live-authorized
-    live-enabled live-execution live-mode live-mode-armed live-orders live-trade live-trading
-    live-trading-enable live-trading-enabled real-money run-live trade-live trading-enable
+    live-enable live-enabled live-execution live-mode live-mode-armed live-orders live-trade
+    live-trading live-trading-enable live-trading-enabled real-money run-live trade-live
+    trading-enable
     trading-enabled peak-trade-live peak-trade-live-enabled pt-confirm-x pt-enabled pt-live-x
     pt-trade environment-enable-live-trading environment-live-mode-armed
 """
