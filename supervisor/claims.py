@@ -46,12 +46,6 @@ class Claims:
         """
         return self._claim(f"{name} (pid {pid})", pid, pinned=pinned)
 
-    async def run(self) -> None:
-        """Sweep for ever."""
-        while True:
-            await self.sweep()
-            await asyncio.sleep(SWEEP_SECONDS)
-
     async def sweep(self) -> None:
         """Claim what nobody living owns: of workers whose own parent reaped them, of strangers."""
         try:

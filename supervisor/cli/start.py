@@ -102,6 +102,7 @@ def _start(
     detach: bool,
 ) -> int:
     from supervisor import foreground, launch, takeover
+    from supervisor.findings import Findings
     from supervisor.loop import Loop
 
     taken = launch.take_over(config, run_dir)
@@ -116,7 +117,7 @@ def _start(
         listener=taken.listener,
         former=taken.former,
         members=takeover.readmit(taken.former, sessions),
-        mended=list(taken.findings),
+        findings=Findings(list(taken.findings)),
         exit_when_done=exit_when_done,
     )
     sessions = [member for member in sessions if member.spec.name not in down]

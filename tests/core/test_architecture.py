@@ -66,9 +66,18 @@ supervisor.claims         shell  drift telemetry.claim telemetry.clearing
 supervisor.admission      shell  environ errors gates gates.files gates.refusal spawn
 supervisor.notify         shell
 supervisor.probe          shell  config events lifecycle telemetry.mode
-supervisor.loop           shell  supervisor admission adoptee adoption claims config drift environ
-                                 errors events exposition fleet kernel lifecycle logs probe
-                                 remains spawn status telemetry.clearing
+supervisor.rounds         shell
+supervisor.findings       shell  drift
+supervisor.children       shell  kernel
+supervisor.journal        shell  supervisor config errors kernel lifecycle status
+supervisor.publisher      shell  exposition fleet kernel
+supervisor.spawner        shell  supervisor admission children config environ errors events kernel
+                                 spawn
+supervisor.deaths         shell  adoptee events kernel lifecycle remains spawn
+supervisor.adopt          shell  adoptee adoption children config events
+supervisor.loop           shell  adopt adoption children claims config deaths errors events
+                                 findings fleet journal lifecycle logs probe publisher rounds
+                                 spawner telemetry.clearing
 supervisor.serve          shell  supervisor admission config.documents config.values control errors
                                  events fleet kernel lifecycle observe status
 supervisor.orphans        shell  adoption client config errors kernel observe status
@@ -85,8 +94,8 @@ supervisor.cli            pure
 supervisor.cli.options    shell  config config.flags config.toml errors logs rundir
                                  status telemetry.mode
 supervisor.cli.start      shell  admission cli.options client config config.flags errors
-                                 foreground handover
-                                 launch loop takeover
+                                 findings foreground
+                                 handover launch loop takeover
 supervisor.cli.stop       shell  cli.options client config control errors foreground orphans
 supervisor.cli.status     shell  cli.options client control errors orphans render
 supervisor.cli.logs       shell  cli.options config errors follow

@@ -1,0 +1,46 @@
+"""Our children by name: who they are, and what each incarnation was spawned with.
+
+Data alone. Whoever spawns or adopts puts them in, whoever reaps takes them out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from supervisor import kernel
+
+if TYPE_CHECKING:
+    from supervisor.adoptee import Adoptee
+    from supervisor.spawn import Child
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What one incarnation was spawned with; `identity` is None before, and when it was not."""
+
+    incarnation: int
+    nonce: str
+    identity: str | None = None
+
+
+@dataclass(slots=True)
+class Children:
+    """Everybody who is not reaped yet, and the last origin of each, which lasts longer."""
+
+    present: dict[str, Child | Adoptee] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
+
+    @property
+    def pids(self) -> set[int]:
+        """The pids of the leaders."""
+        return {child.pid for child in self.present.values()}
+
+    def find_nonce(self, name: str) -> str:
+        """Give the nonce of the last incarnation; empty when there was none."""
+        origin = self.origins.get(name)
+        return origin.nonce if origin else ""
+
+    def find_own(self) -> set[int]:
+        """Find everybody we have to reap, orphans that became our children among them."""
+        return self.pids | kernel.find_children()
