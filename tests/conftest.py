@@ -12,7 +12,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Run from a script's `&`, every child would inherit that, and no Ctrl-C could be tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-INSTALL = {"needs_prometheus": (("prometheus", "promtool"), "apt-get install prometheus")}
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup, likewise
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+INSTALL = {
+    "needs_prometheus": (("prometheus", "promtool"), "apt-get install prometheus"),
+    "needs_chromium": (("chromium",), "apt-get install chromium fonts-dejavu-core"),
+}
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,22 +1,19 @@
-"""The way in and the way out: every error is one line, a hint, and its exit code."""
+"""The way in: `ptsup` and its commands."""
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 import supervisor
 from supervisor.cli.init import init
 from supervisor.cli.logs import logs
+from supervisor.cli.outcome import run
 from supervisor.cli.scrape_config import scrape_config
 from supervisor.cli.start import start
 from supervisor.cli.status import status
 from supervisor.cli.stop import restart, stop
-from supervisor.errors import PtsupError, UsageError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,56 +30,5 @@ for command in (start, stop, restart, status, logs, init, scrape_config):
 
 
 def main() -> NoReturn:
-    """Run `ptsup`: every error is one line on stderr, a hint, and its exit code."""
-    _open_closed_stdio()
-    try:
-        code = _run()
-        sys.stdout.flush()
-    except OSError:
-        # Whoever read our output is gone; nothing more can be said, and at exit nothing tried.
-        code = 1
-        with Path(os.devnull).open("wb") as nothing:
-            os.dup2(nothing.fileno(), 1)
-            os.dup2(nothing.fileno(), 2)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _open_closed_stdio() -> None:
-    """See that 0, 1 and 2 are open: else the next lock or socket would become one of them."""
-    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
-            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
-
-
-def _run() -> Any:
-    try:
-        return cli.main(standalone_mode=False)
-    except PtsupError as error:
-        return _fail(error)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return error.exit_code
-    except click.ClickException as error:
-        hint = f"see `{_find_command_path(error)} --help`"
-        return _fail(UsageError(error.format_message(), hint))
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        return _fail(PtsupError("interrupted"), 130)
-
-
-def _fail(error: PtsupError, code: int | None = None) -> int:
-    from supervisor.logs import escape
-
-    click.echo(f"ptsup: {escape(error.message)}", err=True)
-    if error.hint:
-        click.echo(f"  hint: {escape(error.hint)}", err=True)
-    return error.exit_code if code is None else code
-
-
-def _find_command_path(error: click.ClickException) -> str:
-    if isinstance(error, click.UsageError) and error.ctx:
-        return error.ctx.command_path
-    # Raised before there was a context: the parser stumbled over a command's own options.
-    return f"ptsup {sys.argv[1]}" if sys.argv[1:2] and sys.argv[1] in cli.commands else "ptsup"
+    """Run `ptsup`."""
+    run(cli, "ptsup")

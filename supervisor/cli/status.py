@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from supervisor.cli.options import names_argument, run_dir_option
-from supervisor.control import Request
 from supervisor.errors import SupervisorDeadError, UsageError
 
 if TYPE_CHECKING:
@@ -61,24 +60,15 @@ def status(names: tuple[str, ...], as_json: bool, watch: bool, run_dir: RunDir) 
 
 
 def _read_status(run_dir: RunDir, wanted: frozenset[str]) -> tuple[dict[str, Any], int]:
-    from supervisor import client
+    from supervisor.report import read_report
 
-    connection = client.connect(run_dir)
-    if connection is not None:
-        document, code = client.ask(connection, Request("status")), 0
-    else:
-        from supervisor.orphans import read_dead_status
-
-        dead = read_dead_status(run_dir)
-        if dead is None:
-            raise client.find_absence(run_dir)
-        document, code = dead, SupervisorDeadError.exit_code
+    document, answered = read_report(run_dir)
     if wanted:
         known = {session["name"] for session in document["sessions"]}
         if missing := sorted(wanted - known):
             raise UsageError(f"no such session: {missing[0]!a}", f"there are: {', '.join(known)}")
         document["sessions"] = [s for s in document["sessions"] if s["name"] in wanted]
-    return document, code
+    return document, 0 if answered else SupervisorDeadError.exit_code
 
 
 def _print_table(document: dict[str, Any]) -> None:

@@ -89,6 +89,7 @@ supervisor.launch         shell  claims config control errors events fleet logs 
 supervisor.client         shell  control errors kernel
 supervisor.follow         shell  logs
 supervisor.handover       shell  client config control errors
+supervisor.report         shell  client control orphans
 supervisor.foreground     shell  client control errors follow launch status
 supervisor.cli            pure
 supervisor.cli.options    shell  config config.flags config.toml errors logs rundir
@@ -97,13 +98,24 @@ supervisor.cli.start      shell  admission cli.options client config config.flag
                                  findings foreground
                                  handover launch loop takeover
 supervisor.cli.stop       shell  cli.options client config control errors foreground orphans
-supervisor.cli.status     shell  cli.options client control errors orphans render
+supervisor.cli.status     shell  cli.options client errors render report
 supervisor.cli.logs       shell  cli.options config errors follow
 supervisor.cli.init       shell  cli.options config config.flags errors units
 supervisor.cli.scrape_config  shell  cli.options config config.flags scrape_config
 supervisor.cli.entry      shell  supervisor cli.init cli.logs cli.scrape_config cli.start
-                                 cli.status cli.stop errors logs
+                                 cli.outcome cli.status cli.stop
+supervisor.cli.outcome    shell  errors logs
 supervisor.cli.__main__   shell  cli.entry
+
+supervisor.web            pure
+supervisor.web.guard      pure
+supervisor.web.history    pure
+supervisor.web.view       pure   web.history
+supervisor.web.watch      shell  config errors report web.history web.view telemetry.mode
+                                 telemetry.shards
+supervisor.web.app        shell  config logs web.guard
+supervisor.web.__main__   shell  cli.options cli.outcome config.values port web.app web.watch
+                                 telemetry.mode
 
 telemetry                 shell  metrics
 telemetry.labels          pure
@@ -149,9 +161,10 @@ TELEMETRY_DOORS: Final = {
 
 # Who may import what is not ours and not Python's: a room, or all that is in it.
 FOREIGN: Final = {
-    "click": {"supervisor.cli", "supervisor.follow", "supervisor.render"},
+    "click": {"supervisor.cli", "supervisor.follow", "supervisor.render", "supervisor.web"},
     "numpy": {"telemetry.families", "telemetry.readings"},
     "prometheus_client": {
+        "supervisor.web",
         "telemetry.claim",
         "telemetry.collector",
         "telemetry.families",
@@ -161,14 +174,16 @@ FOREIGN: Final = {
     },
     "psutil": {"supervisor.observe", "telemetry.holders", "telemetry.processes"},
     "rich": {"supervisor.cli", "supervisor.render"},
+    "starlette": {"supervisor.web"},
+    "uvicorn": {"supervisor.web"},
     "waitress": {"telemetry.server"},
     "watchfiles": {"supervisor.watch"},
 }
 
 # What of Python a pure room may use.
 PURE_LIBRARY: Final = """
-    __future__ collections collections.abc dataclasses enum fnmatch itertools json math re shlex
-    struct textwrap tomllib typing unicodedata zlib
+    __future__ collections collections.abc dataclasses enum fnmatch ipaddress itertools json math re
+    shlex struct textwrap tomllib typing unicodedata zlib
 """
 # And the few names of other modules: numbers and strings that happen to live there.
 PURE_NAMES: Final = {
@@ -179,6 +194,7 @@ PURE_NAMES: Final = {
     ("supervisor.lifecycle", "signal"): {"SIGKILL", "SIGTERM", "Signals"},
     ("supervisor.status", "signal"): {"Signals"},
     ("telemetry.mode", "pathlib"): {"Path"},
+    ("supervisor.web.view", "pathlib"): {"PurePath"},
 }
 # A Path is a name; with one of these it would become a file.
 TOUCHING: Final = """
