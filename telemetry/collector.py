@@ -33,7 +33,7 @@ from telemetry.fold import (
 )
 from telemetry.page import Exposition
 from telemetry.readings import Placed, Readings
-from telemetry.shards import NOTHING, RETIRED, Defect, Listing, list_directory
+from telemetry.shards import NOTHING, RETIRED, Defect, Listing, Stillness, list_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from telemetry.answers import Page
     from telemetry.base import Section, ShardEntries
     from telemetry.families import Plan, Violation
+    from telemetry.groups import Group, Source
     from telemetry.policy import LabelPolicy
-    from telemetry.readings import Group, Source
-    from telemetry.shards import Shard
+    from telemetry.shards import DirectoryMark, Shard
 
 T = TypeVar("T")
 # Device, inode, size and time of the last writing.
@@ -119,6 +119,12 @@ class _Listed:
     placed: list[Placed]
     claims: list[Claim]
     defects: Counter[Defect]
+    mark: DirectoryMark | None = None  # of the flat directory, just before it was listed
+
+    @property
+    def in_claims(self) -> int:
+        """How many of the shards lie in claims."""
+        return len(self.placed) - len(self.flat.by_name)
 
 
 class ShardCollector:
@@ -147,6 +153,7 @@ class ShardCollector:
         self._planned_at: tuple[object, ...] = ()
         self._planned_for: tuple[object, ...] = ()
         self._listed = _Listed(NOTHING, [], [], Counter())
+        self._stillness = Stillness()
         self._exposition = Exposition()
         self._supervisor = own_metrics.SupervisorPart(supervisor)
         self._turn = threading.Lock()  # whoever reads, or changes what is read
@@ -236,16 +243,19 @@ class ShardCollector:
     def _list(self) -> _Listed:
         # In this order: a shard moves from the flat directory into a claim, and is seen in one.
         former, refused = self._listed, self._readings.refused
-        flat = list_directory(self._directory, former.flat)
+        mark, flat = self._stillness.find_mark(self._directory), former.flat
+        if mark is None or mark != former.mark:
+            flat = list_directory(self._directory, flat)
         claims = self._list_claims()
         if flat is former.flat and not claims and not former.claims and not refused:
+            former.mark = mark
             return former
         defects = Counter(defect for _, defect in flat.defects)
         placed = [Placed(shard, None) for shard in flat.shards]
         for claim in claims:
             placed += [Placed(shard, claim.number or 0) for shard in claim.shards]
             defects.update(defect for _, defect in claim.defects)
-        return _Listed(flat, placed, claims, defects)
+        return _Listed(flat, placed, claims, defects, mark)
 
     def _list_claims(self) -> list[Claim]:
         """List what the base does not hold yet; where that cannot be done, the last list stands.
@@ -306,10 +316,9 @@ class ShardCollector:
 
     def _gather_facts(self, seconds: float) -> own_metrics.Facts:
         listed = self._listed
-        flat = sum(placed.claim is None for placed in listed.placed)
         return own_metrics.Facts(
-            live=flat,
-            retired=len(listed.placed) - flat,
+            live=len(listed.flat.by_name),
+            retired=listed.in_claims,
             unreadable=self._count_defects(),
             scrape_seconds=seconds,
             violations_total=self._violations_total,
@@ -327,7 +336,7 @@ class ShardCollector:
         found = {}
         for shard, defects in self._readings.list_defects():
             if defects != {Defect.EMPTY}:
-                found[shard.path.name] = ", ".join(sorted(defects))
+                found[shard.name] = ", ".join(sorted(defects))
         for name, text in found.items():
             if self._shard_complaints.get(name) != text:
                 _logger.warning("cannot use %s, or not all of it: %s", name, text)
@@ -349,7 +358,7 @@ class ShardCollector:
         told = list(self._violations.items())[:_VIOLATIONS_TOLD]
         return {
             "shards_unreadable": {str(d): n for d, n in self._count_defects().items()},
-            "shards_retired": sum(placed.claim is not None for placed in self._listed.placed),
+            "shards_retired": self._listed.in_claims,
             "base_claim": self._base.claim,
             "label_violations_total": self._violations_total,
             "label_violations": [

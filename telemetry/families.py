@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from telemetry.readings import Group, Source
+from telemetry.groups import Group, Source
 from telemetry.shards import Shard, is_count, parse_key
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from telemetry.base import Base, Section
+    from telemetry.groups import Order
     from telemetry.policy import LabelPolicy
-    from telemetry.readings import Order
     from telemetry.shards import Key
 
     Floats: TypeAlias = NDArray[np.float64]
@@ -135,8 +135,8 @@ def _build_group(section: Section, raw: tuple[bytes, ...]) -> Group | None:
     if len(whole) != len(keys):
         return None
     group = Group(kind, mode, raw, whole, counts=0)
-    source = Source(Shard(Path(), kind, mode, pid), _BASE_ORDER)
-    group.add(source, np.zeros(len(raw)), np.zeros(len(raw)))
+    source = Source(Shard(Path(), "", kind, mode, pid), _BASE_ORDER)
+    group.add([source], np.zeros((1, len(raw))), np.zeros((1, len(raw))))
     return group
 
 

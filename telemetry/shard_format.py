@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import struct
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
 # A pid is a signed 32-bit number that begins at 1; anything longer names no process.
 _PID_MAX: Final = 2**31 - 1
+_PID_DIGITS: Final = 10
 GAUGE_MODES: Final = (
     *("all", "liveall", "min", "livemin", "max", "livemax"),
     *("sum", "livesum", "mostrecent", "livemostrecent"),
@@ -28,17 +28,20 @@ SHARD_PREFIXES: Final = (
     *("counter", "histogram", "summary"),
     *(f"gauge_{mode}" for mode in GAUGE_MODES),
 )
-_SHARD_NAME: Final = re.compile(
-    rf"(?:(counter|histogram|summary)|gauge_({'|'.join(GAUGE_MODES)}))_([1-9][0-9]{{0,9}})\.db"
-)
+_KINDS: Final = {
+    prefix: (prefix.partition("_")[0], prefix.partition("_")[2]) for prefix in SHARD_PREFIXES
+}
 
 # The format (prometheus_client.mmap_dict): an int32 `used`, 4 bytes of padding, then entries:
 # an int32 key length, the key, blanks up to an 8-byte boundary, a value and a timestamp.
 HEADER_BYTES: Final = 8
+WORD: Final = 8
 _INT: Final = struct.Struct("=i")
 _PAIR: Final = struct.Struct("=dd")
+# Some 40,000 series of a hundred bytes and their help: more than a page can bear of one process.
+SHARD_LIMIT_BYTES: Final = 8 << 20
 # Far more than anybody writes; what claims to be larger is garbage.
-_SHARD_LIMIT_BYTES: Final = 1 << 28
+_USED_MAX: Final = 1 << 28
 
 
 class Defect(StrEnum):
@@ -50,6 +53,7 @@ class Defect(StrEnum):
     IO = "io"  # the system cannot read it
     EMPTY = "empty"  # its process died before it wrote anything
     HEADER = "header"  # its `used` cannot be
+    SIZE = "size"  # it uses more than a shard may
     TRUNCATED = "truncated"  # it ends inside an entry
     LENGTH = "length"  # a key length that cannot be
     KEY = "key"  # a key that names no series
@@ -82,12 +86,12 @@ Entry: TypeAlias = tuple[bytes, float, float]
 
 def parse_shard_name(name: str) -> tuple[str, str, int] | None:
     """Read (kind, mode, pid) from a file name, None when prometheus_client never writes it."""
-    match = _SHARD_NAME.fullmatch(name)
-    if match is None:
+    prefix, _, rest = name.rpartition("_")
+    kind, digits = _KINDS.get(prefix), rest[:-3]
+    if kind is None or rest[-3:] != ".db" or not (digits.isascii() and digits.isdigit()):
         return None
-    kind, mode, digits = match.groups()
-    pid = int(digits)
-    return (kind or "gauge", mode or "", pid) if pid <= _PID_MAX else None
+    pid = int(digits) if len(digits) <= _PID_DIGITS and digits[0] != "0" else 0
+    return (*kind, pid) if 0 < pid <= _PID_MAX else None
 
 
 # -- Reading --------------------------------------------------------------------------------------
@@ -101,8 +105,10 @@ def parse_used(data: bytes | bytearray | memoryview) -> tuple[int, Defect | None
     if len(data) < HEADER_BYTES:
         return 0, Defect.TRUNCATED
     used: int = _INT.unpack_from(data)[0]
-    if not HEADER_BYTES <= used <= _SHARD_LIMIT_BYTES:
+    if not HEADER_BYTES <= used <= _USED_MAX:
         return 0, Defect.HEADER
+    if used > SHARD_LIMIT_BYTES:
+        return 0, Defect.SIZE
     return used, None
 
 

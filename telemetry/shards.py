@@ -10,13 +10,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from telemetry.shard_format import (
     GAUGE_MODES,
     HEADER_BYTES,
+    SHARD_LIMIT_BYTES,
     SHARD_PREFIXES,
+    WORD,
     Defect,
     Entry,
     Key,
@@ -40,18 +43,23 @@ __all__ = [
     "HEADER_BYTES",
     "NOTHING",
     "RETIRED",
+    "SHARD_LIMIT_BYTES",
     "SHARD_PREFIXES",
+    "WORD",
     "Defect",
+    "DirectoryMark",
     "Entry",
     "Key",
     "Listing",
     "Shard",
     "ShardError",
     "Slot",
+    "Stillness",
     "is_count",
     "is_starved",
     "list_directory",
     "list_shards",
+    "open_found",
     "open_shard",
     "parse_key",
     "parse_shard_name",
@@ -66,6 +74,11 @@ __all__ = [
 _STARVED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 # What ptsup keeps beside the shards: the claims, the base they are folded into, bad shards.
 RETIRED: Final = ".retired"
+# Longer than any file system's clock needs to tell two changes of a directory apart.
+_SETTLED_SECONDS: Final = 2.5
+
+# Device, inode, and when entries and attributes last changed.
+DirectoryMark: TypeAlias = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +88,18 @@ class Shard:
     `mode` is the gauges' multiprocess mode (`livemax`, …), "" for the other kinds.
     """
 
-    path: Path
+    directory: Path
+    name: str
     kind: str
     mode: str
     pid: int
     inode: int = field(default=0, compare=False)
     device: int = field(default=0, compare=False)  # of the directory it was listed in
+
+    @property
+    def path(self) -> Path:
+        """Where it lies; made when it is asked for, which takes longer than all the rest."""
+        return self.directory / self.name
 
     @property
     def live(self) -> bool:
@@ -115,6 +134,30 @@ class ShardError(Exception):
 # -- Listing --------------------------------------------------------------------------------------
 
 
+class Stillness:
+    """Tells one directory that has been left alone since it was listed, by a mark it has then.
+
+    Two changes that are close may leave the same times; so a mark is only given out once it has
+    been the same for a while, and what comes after is sure to change it.
+    """
+
+    def __init__(self) -> None:
+        self._mark: DirectoryMark | None = None
+        self._since = 0.0
+
+    def find_mark(self, directory: Path) -> DirectoryMark | None:
+        """Find the mark to remember with a listing that is made next; None: not to be relied on.
+
+        Raises OSError when the directory is missing.
+        """
+        found = os.stat(directory)  # noqa: PTH116  half the time
+        mark = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
+        now = time.monotonic()
+        if mark != self._mark:
+            self._mark, self._since = mark, now
+        return mark if now - self._since > _SETTLED_SECONDS else None
+
+
 def list_directory(directory: Path, former: Listing = NOTHING) -> Listing:
     """List a directory's shards by name, and what is no shard but called like one.
 
@@ -136,7 +179,7 @@ def list_directory(directory: Path, former: Listing = NOTHING) -> Listing:
                 if ".db" in name:
                     defects.append((name, Defect.NAME))
             elif entry.is_file(follow_symlinks=False):
-                fresh[name] = Shard(directory / name, *parsed, inode, device)
+                fresh[name] = Shard(directory, name, *parsed, inode, device)
             else:
                 defects.append((name, Defect.IRREGULAR))
     defects.sort()
@@ -160,12 +203,17 @@ def list_shards(directory: Path) -> tuple[Shard, ...]:
 # -- Reading --------------------------------------------------------------------------------------
 
 
-def open_shard(path: Path) -> int:
+def open_shard(path: Path | str) -> int:
     """Open a regular file for reading, and nothing else; no FIFO can hold it up.
 
     Raises FileNotFoundError when it has gone, OSError when this process has no descriptor left
     for it, ShardError for any other reason.
     """
+    return open_found(path)[0]
+
+
+def open_found(path: Path | str) -> tuple[int, os.stat_result]:
+    """Open a file as `open_shard` does, and tell which one it is."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -174,8 +222,9 @@ def open_shard(path: Path) -> int:
         if is_starved(error):
             raise
         raise ShardError(_name_defect(error), error.strerror or "cannot be opened") from error
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return descriptor
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode):
+        return descriptor, found
     os.close(descriptor)
     raise ShardError(Defect.IRREGULAR, "not a regular file")
 

@@ -137,8 +137,11 @@ telemetry.answers         pure
 telemetry.policy          pure
 telemetry.version         pure
 telemetry.descriptors     shell
-telemetry.readings        shell  processes shards
-telemetry.families        shell  readings shards
+telemetry.groups          shell  shards
+telemetry.layouts         shell  groups shards
+telemetry.gathering       shell  shards
+telemetry.readings        shell  gathering groups layouts processes shards
+telemetry.families        shell  groups shards
 telemetry.page            shell  answers
 telemetry.own_metrics     shell  families processes version
 telemetry.collector       shell  base families fold own_metrics page readings shards
@@ -162,7 +165,13 @@ TELEMETRY_DOORS: Final = {
 # Who may import what is not ours and not Python's: a room, or all that is in it.
 FOREIGN: Final = {
     "click": {"supervisor.cli", "supervisor.follow", "supervisor.render", "supervisor.web"},
-    "numpy": {"telemetry.families", "telemetry.readings"},
+    "numpy": {
+        "telemetry.families",
+        "telemetry.gathering",
+        "telemetry.groups",
+        "telemetry.layouts",
+        "telemetry.readings",
+    },
     "prometheus_client": {
         "supervisor.web",
         "telemetry.claim",

@@ -170,8 +170,8 @@ def test_the_page_keeps_the_good_shard_whatever_lies_beside_it(
     # Thousands of warnings, which the test's own log would keep.
     monkeypatch.setattr(logging.getLogger("telemetry.collector"), "disabled", True)
     # What is kept for later is bounded; with small bounds it is full before it is measured.
-    monkeypatch.setattr("telemetry.readings._KEYS_SLACK", 64)
-    monkeypatch.setattr("telemetry.readings._CANDIDATE_LENGTHS", 8)
+    monkeypatch.setattr("telemetry.layouts._KEYS_SLACK", 64)
+    monkeypatch.setattr("telemetry.layouts._CANDIDATE_LENGTHS", 8)
     directory = tmp_path / "prom_multiproc"
     directory.mkdir()
     write_good(directory)

@@ -32,12 +32,14 @@ from telemetry.page import Exposition, Format
 from telemetry.policy import build_policy
 from telemetry.processes import read_identity
 from telemetry.readings import Readings
-from telemetry.shards import RETIRED, render_shard
+from telemetry.shards import RETIRED, SHARD_LIMIT_BYTES, list_directory, render_shard
 from waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from types import TracebackType
+
+    from telemetry.shards import Listing
 
 WRITER = Path(__file__).parents[1] / "children" / "metricsd_writer.py"
 NOBODY = 2147483647  # a pid that no process has
@@ -445,11 +447,11 @@ def test_nothing_is_folded_past_a_shard_that_cannot_be_opened_now(
     claim(directory, 1, "counter_1.db")
     collector = open_collector(directory)
 
-    def starve(path: Path) -> int:
-        raise OSError(errno.EMFILE, "Too many open files", str(path))
+    def starve(path: str) -> int:
+        raise OSError(errno.EMFILE, "Too many open files", path)
 
     with monkeypatch.context() as starved:
-        starved.setattr("telemetry.readings.open_shard", starve)
+        starved.setattr("telemetry.readings.open_found", starve)
         assert not collector.fold()
         assert reasons(collector) == {"io": 1}
     assert collector.fold()
@@ -673,7 +675,7 @@ def test_a_shard_that_cannot_be_opened_now_fails_no_scrape(
 
     def starve(path: Path, *more: int, **rest: int) -> int:
         if str(path).endswith(".db"):
-            raise OSError(errno.EMFILE, "Too many open files", str(path))
+            raise OSError(errno.EMFILE, "Too many open files", path)
         return real(path, *more, **rest)
 
     with monkeypatch.context() as short:
@@ -719,24 +721,111 @@ def test_a_bad_base_that_cannot_be_set_aside_keeps_no_page_back(
     assert jobs(open_collector(directory)) == {'jobs_total{reason="0"}': 7}
 
 
-def test_of_a_shard_that_claims_to_be_huge_only_the_beginning_is_read(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    size = 256 << 20
-    with (directory / f"counter_{os.getpid()}.db").open("wb") as file:
-        file.write(size.to_bytes(4, sys.byteorder))
-        file.truncate(size)
-    collector = open_collector(directory)
-    read: list[int] = []
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How much each `pread` has asked for."""
+    asked: list[int] = []
     real = os.pread
 
     def pread(descriptor: int, count: int, offset: int) -> bytes:
-        read.append(count)
+        asked.append(count)
         return real(descriptor, count, offset)
 
     monkeypatch.setattr(os, "pread", pread)
+    return asked
+
+
+def write_used(path: Path, used: int) -> None:
+    """Let a shard say that it uses so much, and have the room for it."""
+    with path.open("r+b" if path.exists() else "wb") as file:
+        file.write(used.to_bytes(4, sys.byteorder))
+        file.truncate(used)
+
+
+def test_of_a_shard_that_claims_more_than_it_holds_only_the_beginning_is_read(
+    directory: Path, reads: list[int]
+) -> None:
+    write_used(directory / f"counter_{os.getpid()}.db", SHARD_LIMIT_BYTES)
+    collector = open_collector(directory)
     assert scrape(collector)['ptsup_shards_unreadable{reason="length"}'] == 1
-    assert sum(read) < 1 << 20
+    assert sum(reads) < 1 << 16
+
+
+def test_a_shard_beyond_the_limit_costs_the_others_nothing(
+    directory: Path, reads: list[int]
+) -> None:
+    write_used(directory / f"counter_{os.getpid()}.db", SHARD_LIMIT_BYTES + 8)
+    write_counter(directory / "counter_1.db", 5)
+    collector = open_collector(directory)
+    assert reasons(collector) == {"size": 1}
+    assert jobs(collector) == {'jobs_total{reason="0"}': 5}
+    assert sum(reads) < 1 << 17
+
+
+def test_a_shard_that_grows_beyond_the_limit_goes_on_with_the_series_it_had(
+    directory: Path,
+) -> None:
+    path = directory / f"counter_{os.getpid()}.db"
+    write_counter(path, 5)
+    collector = open_collector(directory)
+    assert jobs(collector) == {'jobs_total{reason="0"}': 5}
+    write_counter(path, 6, 1)
+    write_used(path, SHARD_LIMIT_BYTES + 8)
+    assert reasons(collector) == {"size": 1}
+    assert jobs(collector) == {'jobs_total{reason="0"}': 6}
+
+
+def test_garbage_behind_good_entries_is_not_read_again_and_again(
+    directory: Path, reads: list[int]
+) -> None:
+    path = directory / f"counter_{os.getpid()}.db"
+    write_counter(path, *range(1000))
+    write_used(path, 4 << 20)
+    collector = open_collector(directory)
+    assert reasons(collector) == {"length": 1}
+    reads.clear()
+    assert len(jobs(collector)) == 1000
+    assert reasons(collector) == {"length": 1}
+    assert 0 < sum(reads) < 1 << 16
+
+
+def test_a_directory_left_alone_is_not_listed_again(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("telemetry.shards._SETTLED_SECONDS", 0.05)
+    listed: list[Path] = []
+
+    def list_and_note(path: Path, former: Listing) -> Listing:
+        listed.append(path)
+        return list_directory(path, former)
+
+    monkeypatch.setattr("telemetry.collector.list_directory", list_and_note)
+    write_counter(directory / "counter_1.db", 5)
+    collector = open_collector(directory)
+
+    def total_unlisted() -> dict[str, float]:
+        """Scrape until that is done without a listing."""
+
+        def is_left_alone() -> bool:
+            listed.clear()
+            found.update(jobs(collector))
+            return not listed
+
+        found: dict[str, float] = {}
+        wait_for(is_left_alone)
+        return found
+
+    assert total_unlisted() == {'jobs_total{reason="0"}': 5}
+    write_counter(directory / "counter_2.db", 7)
+    assert jobs(collector) == total_unlisted() == {'jobs_total{reason="0"}': 12}
+    (directory / "counter_2.db").replace(directory / "counter_3.db")
+    (directory / f"counter_{NOBODY}.db").touch()
+    assert reasons(collector) == {"empty": 1}
+    assert total_unlisted() == {'jobs_total{reason="0"}': 12}
+    shutil.rmtree(directory)
+    directory.mkdir()
+    write_counter(directory / "counter_4.db", 1)
+    assert jobs(collector) == {'jobs_total{reason="0"}': 13}
 
 
 def test_where_no_listing_comes_to_an_end_nothing_is_folded_twice(

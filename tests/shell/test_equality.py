@@ -11,9 +11,10 @@ import itertools
 import os
 import shutil
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -25,13 +26,19 @@ from prometheus_client.utils import floatToGoString
 
 from collecting import collecting
 from fuzz_shards import build_key
+from telemetry.gathering import Gatherer
+from telemetry.groups import Group
+from telemetry.layouts import Layouts
 from telemetry.shards import GAUGE_MODES, RETIRED, render_shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from telemetry.collector import ShardCollector
+    from telemetry.groups import Layout, Source
 
 CASES = int(os.environ.get("PTSUP_EQUALITY_CASES", "300"))
 SEED = int(os.environ.get("PTSUP_EQUALITY_SEED", "1"))
@@ -81,6 +88,7 @@ class Write:
     first: int  # of the texts that its labels take
     series: int
     amount: int
+    together: bool  # another process writes the same series, in the opposite order
     scraped: bool  # as soon as it is written
 
 
@@ -117,6 +125,7 @@ WRITES = st.builds(
     first=st.integers(0, 15),
     series=st.sampled_from((1, 2, 3, 70)),
     amount=st.integers(0, len(EXTREMES) - 1),
+    together=st.integers(1, 4).map(lambda drawn: drawn == 4),
     scraped=st.booleans(),
 )
 STEPS: st.SearchStrategy[Step] = st.one_of(
@@ -182,7 +191,10 @@ class World:
     def perform(self, step: Step, collector: ShardCollector) -> None:
         match step:
             case Write():
-                self.write(step)
+                self.write(step, step.pid, 1)
+                if step.together:
+                    other = PIDS[(PIDS.index(step.pid) + 1) % len(PIDS)]
+                    self.write(step, other, -1)
                 if step.scraped:
                     self.compare(collector)
             case Kill():
@@ -197,18 +209,20 @@ class World:
 
     # -- What processes do --------------------------------------------------------------------
 
-    def write(self, step: Write) -> None:
+    def write(self, step: Write, pid: int, direction: int) -> None:
         for prefix in step.prefixes:
-            shard = self.living.get((step.pid, prefix))
+            shard = self.living.get((pid, prefix))
             if shard is None:
-                name = f"{prefix}_{step.pid}.db"
+                name = f"{prefix}_{pid}.db"
                 copy = self.copies / str(next(self.numbers)) / name
                 copy.parent.mkdir(parents=True)
-                shard = Shard(prefix, step.pid, copy, self.directory / name)
-                self.living[step.pid, prefix] = shard
-            for number in range(min(step.series, 70 // len(step.prefixes))):
+                shard = Shard(prefix, pid, copy, self.directory / name)
+                self.living[pid, prefix] = shard
+            numbers = range(min(step.series, 70 // len(step.prefixes)))
+            for number in numbers[::direction]:
+                changed = replace(step, pid=pid, amount=(step.amount + number) % len(EXTREMES))
                 labels = self.choose_labels(step, number)
-                for key, change in self.build_changes(step, prefix, labels):
+                for key, change in self.build_changes(changed, prefix, labels):
                     value, _ = shard.series.get(key, (0.0, 0.0))
                     shard.series[key] = change(value)
             shard.grown |= 0 < shard.read < len(shard.series)
@@ -409,35 +423,46 @@ def parse_page(page: str) -> dict[tuple[str, str], dict[str, str]]:
     return families
 
 
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("part", range(PARTS))
-def test_the_page_is_the_librarys_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
-) -> None:
-    # A disk's time, thousands of times over, and nothing of what is tested here.
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+def compare_cases(
+    root: Path, cases: int, first_seed: int, phases: Sequence[Phase]
+) -> Counter[Cell]:
+    """Let so many directories live, every page compared; count what was met."""
     cells: Counter[Cell] = Counter()
     numbers = itertools.count()
 
     def check(plan: Plan) -> None:
-        root = tmp_path / str(next(numbers))
-        world = World(root, plan, cells)
+        place = root / str(next(numbers))
+        world = World(place, plan, cells)
         with collecting(world.directory) as collector:
             for step in (*plan.steps, Scrape()):
                 world.perform(step, collector)
             world.complete_all()
             world.compare(collector)
-        shutil.rmtree(root)
+        shutil.rmtree(place)
 
     settled = settings(
-        max_examples=CASES // PARTS,
+        max_examples=cases,
         deadline=None,
         database=None,
-        phases=(Phase.generate, Phase.shrink),
+        phases=phases,
+        report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
-    seed(SEED + part)(settled(given(PLANS)(check)))()
-    print(f"seed {SEED + part}: {next(numbers)} directories")
+    seed(first_seed)(settled(given(PLANS)(check)))()
+    print(f"seed {first_seed}: {next(numbers)} directories")
+    return cells
+
+
+@pytest.fixture(autouse=True)
+def _without_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A disk's time, thousands of times over, and nothing of what is tested here.
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_the_page_is_the_librarys_own(tmp_path: Path, part: int) -> None:
+    cells = compare_cases(tmp_path, CASES // PARTS, SEED + part, (Phase.generate, Phase.shrink))
     print_cells(cells)
     missing = [
         cell
@@ -445,6 +470,45 @@ def test_the_page_is_the_librarys_own(
         if not cells[cell]
     ]
     assert not missing
+
+
+def _miss_new_tails(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Gatherer.refresh
+
+    def refresh(self: Gatherer, group: Group) -> list[Source]:
+        real(self, group)
+        return []
+
+    monkeypatch.setattr(Gatherer, "refresh", refresh)
+
+
+def _share_layouts_of_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    def match(_self: Layouts, _layout: Layout, files: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return np.ones(len(files), dtype=bool)
+
+    monkeypatch.setattr(Layouts, "match", match)
+
+
+def _share_layouts_of_one_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_index(self: Group) -> NDArray[np.int32]:
+        layout = self.sources[0].layout
+        assert layout is not None
+        return layout.index
+
+    monkeypatch.setattr(Group, "find_index", find_index)
+
+
+@pytest.mark.parametrize(
+    "break_it", [_miss_new_tails, _share_layouts_of_one_length, _share_layouts_of_one_group]
+)
+def test_a_broken_reading_is_seen(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    break_it: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    break_it(monkeypatch)
+    with pytest.raises(AssertionError):
+        compare_cases(tmp_path, 300, SEED, (Phase.generate,))
 
 
 def print_cells(cells: Counter[Cell]) -> None:

@@ -64,7 +64,7 @@ def test_only_regular_files_are_listed(directory: Path, monkeypatch: pytest.Monk
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind("counter_5.db")
     (directory / "notes.txt").touch()
-    assert list_shards(directory) == (Shard(directory / "counter_1.db", "counter", "", 1),)
+    assert list_shards(directory) == (Shard(directory, "counter_1.db", "counter", "", 1),)
 
 
 def test_without_a_directory_there_are_no_shards(tmp_path: Path) -> None:
