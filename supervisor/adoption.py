@@ -15,7 +15,7 @@ from supervisor.config.values import parse_restart, parse_seconds
 from supervisor.errors import UsageError
 from supervisor.events import Adopted, Exited
 from supervisor.lifecycle import Ending, Process, State, Target
-from supervisor.status import mask_secrets
+from telemetry.masking import mask_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

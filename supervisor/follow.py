@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from supervisor.logs import Follower
+from telemetry.plain import escape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -83,7 +84,7 @@ class Follow:
                 self._show(name, line)
         for line in said:
             self._clear_footer()
-            click.echo(f"ptsup: {line}", err=True)
+            click.echo(f"ptsup: {escape(line)}", err=True)
         if sys.stdout.isatty():
             footer = "" if last else self.find_footer()
             if footer != self._footer:

@@ -28,6 +28,7 @@ from supervisor.serve import Server
 from supervisor.status import describe
 from supervisor.takeover import find_left, settle_config, take_listener
 from telemetry.clearing import clear_and_say, find_clear_refusal, prepare, render_lock_holder
+from telemetry.log_lines import PlainFormatter
 
 if TYPE_CHECKING:
     import socket
@@ -67,7 +68,7 @@ def take_over(config: Config, run_dir: RunDir) -> Taken:
     if refusal is not None:
         raise UsageError(
             f"cannot use {directory} for shards: {refusal}",
-            "choose a directory named prom_multiproc with --multiproc-dir",
+            "choose a directory of your own named prom_multiproc with --multiproc-dir",
         )
     listener, left, findings = take_listener(config, run_dir, left)
     try:
@@ -191,7 +192,9 @@ def _be_detached(loop: Loop, sessions: Sequence[Admitted], writing: int) -> None
     with contextlib.suppress(BaseException):
         os.setsid()
         _detach_stdio(loop.run_dir)
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        handler = logging.StreamHandler()
+        handler.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
         with os.fdopen(writing, "wb", buffering=0) as answer:
             code = _run_and_answer(loop, sessions, answer)
     os._exit(code)

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, Final
+
+from telemetry.plain import escape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 _BLOCK: Final = 1 << 16
-# Everything a terminal could take for a command; the tab is only a blank.
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
 
 def open_log(path: Path) -> BinaryIO:
@@ -54,11 +53,6 @@ def _open_for_reading(path: Path) -> BinaryIO | None:
 def render_line(line: bytes) -> str:
     """Make a line of output a line of harmless text."""
     return escape(line.decode(errors="replace").rstrip("\r\n"))
-
-
-def escape(text: str) -> str:
-    """Make text harmless for a terminal: control characters escaped."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
 
 
 def read_tail(path: Path, lines: int) -> list[str]:

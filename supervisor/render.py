@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from rich.cells import cell_len, set_cell_size
 
-from supervisor.logs import escape
 from telemetry.mode import render_address
+from telemetry.plain import escape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -168,8 +168,7 @@ def _wrap(text: str, width: int) -> list[str]:
 
 def _clean(text: str) -> str:
     """Show what comes from outside as it is: no command to the terminal, and only text."""
-    # A path or an argument may hold bytes that are no text; a terminal cannot take them.
-    return escape(text).encode(errors="backslashreplace").decode()
+    return escape(text)
 
 
 def render_seconds(seconds: float) -> str:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from supervisor.config import METRICSD, SUPERVISOR
 from supervisor.errors import PtsupError, UsageError
 from supervisor.records import parse_record
-from telemetry.directories import create_private, lock_directory
+from telemetry.directories import create_private, find_exposure, lock_directory
 
 # sockaddr_un.sun_path less its final NUL: 108 on Linux, 104 on macOS.
 _SOCKET_PATH_LIMIT: Final = 103
@@ -52,7 +52,16 @@ class RunDir:
                     "give it a directory of its own with --run-dir or PTSUP_RUN_DIR",
                 )
             for directory in (self.path, self.logs, self.states):
+                exposure = find_exposure(directory)
+                if exposure is not None:
+                    raise UsageError(
+                        f"cannot use the run directory {self.path}: {directory}: {exposure}",
+                        "give it a directory of your own with --run-dir or PTSUP_RUN_DIR",
+                    )
                 create_private(directory)
+                # Ours by what is in it, so it may be made so by its mode as well.
+                if directory.stat().st_mode & 0o077:
+                    directory.chmod(0o700)
         except OSError as error:
             raise UsageError(
                 f"cannot use the run directory {self.path}: {error.strerror}",

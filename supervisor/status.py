@@ -5,7 +5,6 @@ Pure. The keys are a contract with scripts (schema ptsup.status/1); keys may be 
 
 from __future__ import annotations
 
-import re
 import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +13,7 @@ from supervisor.config import METRICSD, SUPERVISOR
 from supervisor.drift import build_drift
 from supervisor.fleet import Phase
 from supervisor.lifecycle import Ending, Process, State
+from telemetry.masking import mask_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -153,41 +153,6 @@ def is_news(process: Process) -> bool:
     if process.state is State.STOPPING:
         return process.ending is Ending.ASKED
     return process.state is not State.STARTING
-
-
-# What a variable or an option is called whose value is nobody's business.
-_HUSH: Final = re.compile(
-    r"SECRET|TOKEN|PASSW|PASSPHRASE|CREDENTIAL|API[_-]?KEY|PRIVATE", re.IGNORECASE
-)
-_OPTION: Final = re.compile(r"--?[\w-]+")
-# Each run of letters is tried once, from its beginning: an argument may be 128 KiB long.
-_SETTING: Final = re.compile(r"(?<![\w-])[\w-]+=")
-_VALUE: Final = re.compile(r"(?:'[^']*'|\"[^\"]*\"|\S)*")
-
-
-def mask_secrets(command: Sequence[str]) -> list[str]:
-    """Leave out of a command the values of what looks like a secret: `--token ***`, `X_TOKEN=***`.
-
-    What is shown or written down goes through here; only the child gets the command itself.
-    """
-    masked = [_mask_settings(word) for word in command]
-    for position, word in enumerate(masked[:-1]):
-        hushed = _OPTION.fullmatch(word) and _HUSH.search(word)
-        if hushed and not masked[position + 1].startswith("-"):
-            masked[position + 1] = "***"
-    return masked
-
-
-def _mask_settings(word: str) -> str:
-    """Mask each NAME=VALUE: to the end where the word begins with it, else as a shell reads it."""
-    parts, done = [], 0
-    for found in _SETTING.finditer(word):
-        if found.start() < done or not _HUSH.search(found[0]):
-            continue
-        parts.append(f"{word[done : found.end()]}***")
-        value = _VALUE.match(word, found.end())
-        done = value.end() if value and found.start() else len(word)
-    return "".join(parts) + word[done:]
 
 
 def find_exit(process: Process) -> str | None:

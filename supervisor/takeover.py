@@ -26,7 +26,7 @@ from supervisor.lifecycle import State, Target
 from supervisor.observe import read_command, read_environment
 from supervisor.orphans import find_former
 from supervisor.port import take_back, take_port
-from supervisor.status import mask_secrets
+from telemetry.masking import mask_secrets
 from telemetry.mode import render_address
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from telemetry.directories import create_private, lock_directory
+from telemetry.directories import create_private, find_exposure, lock_directory
 from telemetry.holders import Holder, find_file_holders
 from telemetry.shards import RETIRED, list_shards
 
@@ -86,7 +86,7 @@ def find_clear_refusal(directory: Path) -> str | None:
         return None
     except OSError as error:
         return f"it cannot be examined: {error.strerror}"
-    return None if stat.S_ISDIR(mode) else "it is not a directory"
+    return find_exposure(resolved) if stat.S_ISDIR(mode) else "it is not a directory"
 
 
 def list_clearable(directory: Path) -> tuple[Path, ...]:

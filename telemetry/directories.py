@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -24,6 +25,20 @@ def create_private(directory: Path) -> None:
         ignore = directory.parent / ".gitignore"
         if not ignore.exists():
             ignore.write_text("*\n", encoding="utf-8")
+
+
+def find_exposure(directory: Path) -> str | None:
+    """Say in one line why others could put something into a directory; None when they cannot.
+
+    One that is not there is made private. Links are followed. Raises OSError.
+    """
+    try:
+        found = directory.stat()
+    except FileNotFoundError:
+        return None
+    if found.st_uid != os.getuid():
+        return f"it belongs to another user (uid {found.st_uid})"
+    return "everybody may write there" if found.st_mode & stat.S_IWOTH else None
 
 
 def lock_directory(directory: Path) -> int | None:

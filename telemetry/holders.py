@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from telemetry.masking import mask_secrets
 from telemetry.shards import parse_shard_name
 
 if TYPE_CHECKING:
@@ -79,8 +80,8 @@ def find_file_holders(paths: Collection[Path]) -> dict[Path, tuple[Holder, ...]]
 
 
 def render_command(arguments: Sequence[str]) -> str:
-    """Render a command line for a terminal: control characters escaped, 120 characters at most."""
-    text = " ".join(arguments)[: _COMMAND_LENGTH + 1]
+    """Render a command line for a terminal: secrets masked, controls escaped, cut to 120."""
+    text = " ".join(mask_secrets(arguments))[: _COMMAND_LENGTH + 1]
     harmless = "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text

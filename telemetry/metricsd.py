@@ -37,6 +37,8 @@ from telemetry.clearing import (
 )
 from telemetry.descriptors import raise_limit
 from telemetry.listen import ListenError, listen
+from telemetry.log_lines import PlainFormatter
+from telemetry.plain import escape
 from telemetry.policy import LabelPolicy, build_policy
 from telemetry.shards import RETIRED
 
@@ -136,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _refuse(problem: str, hint: str, exit_code: int) -> int:
-    sys.stderr.write(f"metricsd: {problem}\nhint: {hint}\n")
+    sys.stderr.write(f"metricsd: {escape(problem)}\nhint: {escape(hint)}\n")
     return exit_code
 
 
@@ -351,12 +353,11 @@ def _parse_directory(text: str) -> Path:
 
 
 def _configure_logging(level: str) -> None:
-    logging.basicConfig(
-        level=level,
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S%z",
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        PlainFormatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
     )
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def _check_clearable(directory: Path) -> None:

@@ -5,6 +5,7 @@ Pure. It judges names, never values; what it objects to stays in the shards and 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,8 @@ FORBIDDEN_LABELS: Final = frozenset({"symbol", "instrument", "ticker", "isin", "
 _STRUCTURAL: Final = {"histogram": frozenset({"le"}), "summary": frozenset({"quantile"})}
 # The page's own families; a session's series of that name would pass for them.
 _OWN_PREFIX: Final = "ptsup_"
+# The end of a line is written as \\n.
+_CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,20 @@ class LabelPolicy:
     allowed: frozenset[str] = ALLOWED_LABELS
 
     def find_violation(self, kind: str, key: Key) -> str | None:
-        """Name the first label that keeps a series off the page; None when it may be there."""
-        if key.family.startswith(_OWN_PREFIX):
+        """Name the first label that keeps a series off the page; None when it may be there.
+
+        The page goes to terminals, too, and its format has no way to write control characters:
+        a series that holds some is no session's of ours.
+        """
+        if key.family.startswith(_OWN_PREFIX) or _CONTROL.search(key.name):
             return "__name__"
+        if _CONTROL.search(key.help):
+            return "__help__"
         structural = _STRUCTURAL.get(kind, frozenset())
-        for label, _ in key.labels:
+        for label, value in key.labels:
             if label not in self.allowed and label not in structural:
+                return label
+            if _CONTROL.search(value):
                 return label
         return None
 

@@ -35,6 +35,10 @@ def init(systemd: bool, launchd: bool, run_dir: RunDir) -> int:
     """
     from supervisor.units import Unit, find_stop_seconds, render_launchd, render_systemd
 
+    if not str(run_dir.path).isprintable() or not str(Path.cwd()).isprintable():
+        raise UsageError(
+            "cannot write a unit: a path holds control characters", "rename that directory"
+        )
     if systemd == launchd:
         raise UsageError("init: which one", "give --systemd or --launchd")
     unit = Unit(

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from supervisor.errors import PtsupError, UsageError
-from supervisor.logs import escape
+from telemetry.plain import escape
 
 
 def run(command: click.Command, name: str) -> NoReturn:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from supervisor.rundir import RunDir
 
 # How long an ended supervisor may take to be gone from the process table.
-GONE_LIMITSECONDS: Final = 10.0
+GONE_LIMIT_SECONDS: Final = 10.0
 
 
 @click.command(
@@ -77,7 +77,7 @@ def stop(
     parameters = {"timeout_seconds": timeout, "drain_seconds": drain, "keep_shards": keep_shards}
     with countdown(run_dir):
         result = client.ask(connection, Request("stop", parameters), None)
-    if not client.wait_until_gone(own.get("pid", -1), own.get("identity"), GONE_LIMITSECONDS):
+    if not client.wait_until_gone(own.get("pid", -1), own.get("identity"), GONE_LIMIT_SECONDS):
         raise PtsupError(f"the supervisor (pid {own['pid']}) did not end", "see `ptsup status`")
     click.echo(f"ptsup: stopped; drain: {result['drain'] or 'not needed'}")
     return 0

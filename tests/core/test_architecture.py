@@ -42,18 +42,18 @@ supervisor.environ        pure   gates telemetry.mode
 supervisor.lifecycle      pure   config events
 supervisor.fleet          pure   config events lifecycle
 supervisor.drift          pure
-supervisor.status         pure   config drift fleet lifecycle
-supervisor.adoption       pure   config config.values errors events lifecycle status
+supervisor.status         pure   config drift fleet lifecycle telemetry.masking
+supervisor.adoption       pure   config config.values errors events lifecycle telemetry.masking
 supervisor.exposition     pure   drift lifecycle
 supervisor.control        pure   errors
 supervisor.scrape_config  pure   telemetry.mode
 supervisor.units          pure   config
-supervisor.render         view   logs telemetry.mode
+supervisor.render         view   telemetry.mode telemetry.plain
 
 supervisor.kernel         shell  kernel.darwin kernel.linux telemetry.processes
 supervisor.kernel.darwin  shell  kernel telemetry.processes
 supervisor.kernel.linux   shell  kernel telemetry.processes
-supervisor.logs           shell
+supervisor.logs           shell  telemetry.plain
 supervisor.spawn          shell  errors kernel logs
 supervisor.port           shell  errors telemetry.listen
 supervisor.records        pure
@@ -83,17 +83,17 @@ supervisor.serve          shell  supervisor admission config.documents config.va
 supervisor.orphans        shell  adoption client config errors kernel observe status
                                  telemetry.clearing
 supervisor.takeover       shell  admission adoption client config drift errors gates kernel
-                                 lifecycle observe orphans port status telemetry.mode
-supervisor.launch         shell  claims config control errors events fleet logs notify serve
-                                 status takeover telemetry.clearing
+                                 lifecycle observe orphans port telemetry.masking telemetry.mode
+supervisor.launch         shell  claims config control errors events fleet logs notify serve status
+                                 takeover telemetry.clearing telemetry.log_lines
 supervisor.client         shell  control errors kernel
-supervisor.follow         shell  logs
+supervisor.follow         shell  logs telemetry.plain
 supervisor.handover       shell  client config control errors
 supervisor.report         shell  client control orphans
 supervisor.foreground     shell  client control errors follow launch status
 supervisor.cli            pure
-supervisor.cli.options    shell  config config.flags config.toml errors logs rundir
-                                 status telemetry.mode
+supervisor.cli.options    shell  config config.flags config.toml errors rundir status telemetry.mode
+                                 telemetry.plain
 supervisor.cli.start      shell  admission cli.options client config config.flags errors
                                  findings foreground
                                  handover launch loop takeover
@@ -104,7 +104,7 @@ supervisor.cli.init       shell  cli.options config config.flags errors units
 supervisor.cli.scrape_config  shell  cli.options config config.flags scrape_config
 supervisor.cli.entry      shell  supervisor cli.init cli.logs cli.scrape_config cli.start
                                  cli.outcome cli.status cli.stop
-supervisor.cli.outcome    shell  errors logs
+supervisor.cli.outcome    shell  errors telemetry.plain
 supervisor.cli.__main__   shell  cli.entry
 
 supervisor.web            pure
@@ -123,6 +123,9 @@ telemetry.mode            pure
 telemetry.preallocate     shell
 telemetry.metrics         shell  labels mode preallocate
 telemetry.directories     shell
+telemetry.plain           pure
+telemetry.masking         pure
+telemetry.log_lines       shell  plain
 telemetry.processes       shell
 telemetry.shard_format    pure
 telemetry.shards          shell  shard_format
@@ -130,7 +133,7 @@ telemetry.base            pure   shard_format
 telemetry.fold            shell  base directories shards
 telemetry.claim           shell  processes shards
 telemetry.handback        shell  processes
-telemetry.holders         shell  shards
+telemetry.holders         shell  masking shards
 telemetry.clearing        shell  directories holders shards
 telemetry.listen          shell  holders mode
 telemetry.answers         pure
@@ -146,8 +149,8 @@ telemetry.page            shell  answers
 telemetry.own_metrics     shell  families processes version
 telemetry.collector       shell  base families fold own_metrics page readings shards
 telemetry.server          shell
-telemetry.metricsd        shell  answers clearing collector descriptors handback listen mode policy
-                                 server shards
+telemetry.metricsd        shell  answers clearing collector descriptors handback listen log_lines
+                                 mode plain policy server shards
 """
 
 # All that the supervisor may know of telemetry.
@@ -156,7 +159,10 @@ TELEMETRY_DOORS: Final = {
     "clearing",
     "directories",
     "listen",
+    "log_lines",
+    "masking",
     "mode",
+    "plain",
     "processes",
     "shards",
     "version",

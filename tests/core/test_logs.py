@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.logs import escape, render_line
+from supervisor.logs import render_line
+from telemetry.plain import escape
 
 
 @pytest.mark.parametrize(
