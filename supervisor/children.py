@@ -36,6 +36,11 @@ class Children:
         """The pids of the leaders."""
         return {child.pid for child in self.present.values()}
 
+    @property
+    def nonces(self) -> set[str]:
+        """The nonces they were spawned with."""
+        return {self.find_nonce(name) for name in self.present} - {""}
+
     def find_nonce(self, name: str) -> str:
         """Give the nonce of the last incarnation; empty when there was none."""
         origin = self.origins.get(name)

@@ -48,9 +48,7 @@ class Deaths:
 
     def __post_init__(self) -> None:
         """Look after what our own children leave."""
-        self.remains = Remains(
-            find_leaders=lambda: self.children.pids, find_nonce=self.children.find_nonce
-        )
+        self.remains = Remains(self.children)
 
     def begin(self) -> None:
         """Have orphans become our children, before there is anybody to leave one."""

@@ -17,23 +17,25 @@ from supervisor.observe import find_spawned, read_nonce
 from supervisor.spawn import Child, signal_group
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
+
+    from supervisor.children import Children
 
 SEEN_SECONDS: Final = 0.1
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Remains:
-    """The remains of our own children. `find_leaders` lists these, `find_nonce` gives theirs.
+    """The remains of our own children.
 
     `spared` are children that we never spawned: of a shell that became us by exec.
     """
 
-    find_leaders: Callable[[], set[int]]
-    find_nonce: Callable[[str], str]
+    children: Children
     spared: set[int] = field(default_factory=set)
     _nonces: dict[int, str] = field(default_factory=dict)  # of orphans that became our children
-    _seen: tuple[float, dict[int, set[int]]] = (0.0, {})  # groups, and when that was
+    _groups: tuple[float, dict[int, set[int]]] = (0.0, {})  # as last seen, and when that was
+    _escaped: tuple[float, dict[str, set[int]]] = (0.0, {})
     _sent: dict[str, tuple[int, dict[int, str]]] = field(default_factory=dict)
 
     def find(self, children: Iterable[Child]) -> dict[str, set[int]]:
@@ -45,10 +47,12 @@ class Remains:
         if not children:
             return {}
         members = kernel.find_members({child.pid for child in children})
-        escaped = self._find_escaped({self.find_nonce(child.name) for child in children} - {""})
+        escaped = self._find_escaped(
+            {self.children.find_nonce(child.name) for child in children} - {""}
+        )
         found = {}
         for child in children:
-            nonce = self.find_nonce(child.name)
+            nonce = self.children.find_nonce(child.name)
             found[child.name] = members.get(child.pid, set()) | escaped.get(nonce, set())
             if child.name in self._sent:
                 self._send(child.name, found[child.name])
@@ -60,7 +64,7 @@ class Remains:
             return find_spawned(nonces) if nonces else {}
         # Whoever left its group is our child once its own parent is dead, and keeps its pid, and
         # here the nonce it had when it was first seen, until we reap it.
-        orphans = kernel.find_children() - self.find_leaders() - self.spared
+        orphans = kernel.find_children() - self.children.pids - self.spared
         known = self._nonces
         self._nonces = {pid: known[pid] if pid in known else read_nonce(pid) for pid in orphans}
         found: dict[str, set[int]] = {}
@@ -77,19 +81,29 @@ class Remains:
         """Signal the group and who left it; who is found later is sent the same by `find`."""
         group = self._list_group(child.pid) if number != signal.SIGKILL else ()
         signal_group(child, number)
-        escaped = self._find_escaped({self.find_nonce(child.name)} - {""})
+        escaped = self._list_escaped(self.children.find_nonce(child.name))
         # Whoever has heard it is not told twice, which may mean something else.
         heard = ((pid, kernel.read_identity(pid)) for pid in group)
         self._sent[child.name] = number, {pid: it for pid, it in heard if it is not None}
-        self._send(child.name, escaped.get(self.find_nonce(child.name), set()))
+        self._send(child.name, escaped)
+
+    def _list_escaped(self, nonce: str) -> set[int]:
+        """Find who left a group, from a look at all that is fresh enough for a stop of all."""
+        at, escaped = self._escaped
+        if nonce and (nonce not in escaped or time.monotonic() - at > SEEN_SECONDS):
+            nonces = self.children.nonces | {nonce}
+            found = self._find_escaped(nonces)
+            escaped = {nonce: found.get(nonce, set()) for nonce in nonces}
+            self._escaped = time.monotonic(), escaped
+        return escaped.get(nonce, set())
 
     def _list_group(self, leader: int) -> set[int]:
-        """List a group, from a look at all groups that is fresh enough for a stop of all."""
-        at, members = self._seen
+        """List a group, likewise."""
+        at, members = self._groups
         if leader not in members or time.monotonic() - at > SEEN_SECONDS:
-            found = kernel.find_members(self.find_leaders())
-            members = {pid: found.get(pid, set()) for pid in self.find_leaders()}
-            self._seen = time.monotonic(), members
+            found = kernel.find_members(self.children.pids)
+            members = {pid: found.get(pid, set()) for pid in self.children.pids}
+            self._groups = time.monotonic(), members
         return members.get(leader, set())
 
     def _send(self, name: str, pids: Iterable[int]) -> None:

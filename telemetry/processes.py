@@ -38,12 +38,19 @@ if sys.platform == "linux":
 
         None when the process is gone, or (hidepid) not ours to see.
         """
+        # Everybody is looked at when somebody dies, so this has to be quick.
         try:
-            text = (_PROC / str(pid) / "stat").read_text(errors="replace")
+            descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
+        try:
+            text = os.read(descriptor, 4096)  # all of it: some 400 bytes
+        except OSError:  # it went in between
+            return None
+        finally:
+            os.close(descriptor)
         # The second field is the program's name in parentheses, and may hold anything.
-        return text.rpartition(")")[2].split()
+        return text.rpartition(b")")[2].decode().split()
 
     def is_dead(stat: list[str]) -> bool:
         """Whether a stat is a zombie's: every thread of it has ended, not the first one alone."""
