@@ -7,11 +7,12 @@ import subprocess
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from stack import SHADOW, find_free_port, read_ledgers
+from stack import ROOT, SHADOW, find_free_port, read_ledgers
 from waiting import wait_for
 
 if TYPE_CHECKING:
@@ -139,3 +140,25 @@ def test_stop_drains_until_prometheus_has_the_last_totals(
     found = prometheus.query('last_over_time({__name__=~"peaktrade_.+_total"}[5m])')
     totals = {key[1]: value for key, value in found.items() if value}
     assert totals == {key[1]: value for key, value in read_ledgers(ledger).items()}
+
+
+def test_every_query_of_the_dashboard_returns_data(stack: Stack, prometheus: Prometheus) -> None:
+    dashboard = json.loads((ROOT / "examples" / "grafana" / "ptsup.json").read_text())
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len(queries) >= len(dashboard["panels"]) >= 10
+    stack.start("-s", f"paper={SHADOW} --speed 100 --loop")
+    values = {"$__rate_interval": "4s", "$__range": "1m", "$strategy": ".+"}
+
+    def fill(query: str) -> str:
+        for name, value in values.items():
+            query = query.replace(name, value)
+        assert "$" not in query
+        return query
+
+    for query in map(fill, queries):
+        wait_for(partial(prometheus.query, query), timeout_seconds=20, what=query)
+    # As a panel would show it: the session acts, and its rates are not nothing.
+    for query in map(fill, queries):
+        if "rate(peaktrade_" in query:
+            moving = f"sum({query}) > 0"
+            wait_for(partial(prometheus.query, moving), timeout_seconds=20, what=moving)
