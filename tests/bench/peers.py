@@ -38,7 +38,10 @@ def scale(size: int, least: int = 1) -> int:
 
 
 def environ() -> dict[str, str]:
-    return clean_environ(PYTHONPATH=str(TESTS))
+    found = clean_environ(PYTHONPATH=str(TESTS))
+    # What is installed is compiled; what is compared with it has to be so, too.
+    found.pop("PYTHONDONTWRITEBYTECODE", None)
+    return found
 
 
 def program(module: str, *arguments: object) -> list[str]:
