@@ -458,7 +458,6 @@ def test_system_calls() -> None:
 
 def _trace(dead: int) -> list[str]:
     """Trace some scrapes; the median of each count."""
-    counts = []
     with Population(100) as population:
         population.add_living(BESIDE_THE_DEAD)
         population.add_dead(dead)
@@ -466,18 +465,24 @@ def _trace(dead: int) -> list[str]:
         calls = ",".join(_TRACED)
         before = ("strace", "-D", "-f", "-qq", "-y", "-s", "0", "-e", f"trace={calls}")
         with serving_ours(population.ours, before=(*before, "-o", str(path))) as peer:
-            for _ in range(3):
-                population.bump()
-                peer.scrape()
-            start = _wait_quiet(path)
-            for _ in range(STRACED_SCRAPES):
+            start = 0
+
+            def count_next() -> tuple[int, int, int, int]:
+                nonlocal start
                 population.bump()
                 peer.scrape()
                 end = _wait_quiet(path)
                 with path.open("rb") as file:
                     file.seek(start)
-                    counts.append(_count_calls(file.read(end - start).decode()))
+                    text = file.read(end - start).decode()
                 start = end
+                return _count_calls(text)
+
+            count_next()
+            first = count_next()
+            # A directory that is left alone is not listed again.
+            wait_for(lambda: count_next()[2] < first[2], timeout_seconds=30)
+            counts = [count_next() for _ in range(STRACED_SCRAPES)]
     return [
         f"{dead:,}",
         *(f"{statistics.median_low(column):,}" for column in zip(*counts, strict=True)),
