@@ -10,10 +10,12 @@ SECONDS ?= 120
 # How often `make adopt` kills the supervisor.
 KILLS ?= 100
 TREES ?= 200
+# How many events `make ai-live` writes.
+EVENTS ?= 1000000
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test chaos adopt trees fuzz equality check docs bench lock clean
+.PHONY: demo test chaos adopt trees ai-live fuzz equality check docs bench lock clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
@@ -31,6 +33,10 @@ adopt: $(STAMP)
 # 200 sessions that do not want to go, in place of the 20 that `make test` takes.
 trees: $(STAMP)
 	@PTSUP_TREES=$(TREES) $(BIN)/python -m pytest -q -rP tests/e2e/test_hostile_trees.py
+
+# A million events for the AI live exporter, in place of 20,000.
+ai-live: $(STAMP)
+	@PTSUP_AI_EVENTS=$(EVENTS) $(BIN)/python -m pytest -q -s tests/shell/test_ai_live.py -k long_stream
 
 check: $(STAMP)
 	@$(BIN)/ruff check --quiet .

@@ -1,4 +1,4 @@
-"""What metricsd asks of a collector, and the collector that has nothing to say.
+"""What a server asks for its page, what metricsd asks of a collector, and the empty page.
 
 It imports nothing that can be missing.
 """
@@ -19,8 +19,8 @@ class Page:
     body: bytes
 
 
-class Collector(Protocol):
-    """What metricsd asks for a page; whatever renders may stand behind it."""
+class Answers(Protocol):
+    """What the server asks for a page; whatever renders may stand behind it."""
 
     def render(self, accept_header: str) -> Page:
         """Render the present state as the Accept header of a request wishes."""
@@ -29,6 +29,10 @@ class Collector(Protocol):
     def describe(self) -> dict[str, Any]:
         """Give the collector's part of the health document, as of the last scrape."""
         ...
+
+
+class Collector(Answers, Protocol):
+    """What metricsd asks of the collector of its directory."""
 
     def fold(self) -> bool:
         """Fold what can be folded; tell whether there was anything."""

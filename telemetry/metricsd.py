@@ -163,7 +163,8 @@ def _serve(options: Options) -> None:
     shares = raise_limit()
     collector = _open_collector(options, shares.shards)
     folder = Folder(collector)
-    application = Application(collector, options.directory, folder.nudge)
+    facts = {"multiproc_dir": str(options.directory)}
+    application = Application(collector, facts, folder.nudge)
     server = Server(application, sock, connection_limit=shares.connections)
     # What has been imported stays; and a shard is a handful of objects, so a thousand new ones
     # are no reason to look for garbage.

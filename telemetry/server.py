@@ -1,4 +1,4 @@
-"""The HTTP side of metricsd: which path answers what, and waitress set up to outlive its clients.
+"""The HTTP side of our exporters: which path answers what, and waitress set up to outlive clients.
 
 It serves a listening socket that it is given; it never binds one, and knows nothing of shards.
 """
@@ -22,10 +22,9 @@ from waitress.task import ThreadedTaskDispatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-    from telemetry.answers import Collector
+    from telemetry.answers import Answers
 
 _OK: Final = "200 OK"
 _TEXT: Final = "text/plain; charset=utf-8"
@@ -88,11 +87,14 @@ class Application:
     """The WSGI application: `/metrics`, `/healthz`, and a refusal for everything else."""
 
     def __init__(
-        self, collector: Collector, directory: Path, after: Callable[[], None] = _nothing
+        self,
+        collector: Answers,
+        facts: Mapping[str, object],
+        after: Callable[[], None] = _nothing,
     ) -> None:
         self._collector = collector
         self._after = after  # called once a request has its answer
-        self._directory = directory
+        self._facts = facts  # what never changes, for the health document
         self._scrapes = Scrapes()
         self._started = time.monotonic()
         self._last_error = ""
@@ -133,7 +135,7 @@ class Application:
             "status": "ok",
             "pid": os.getpid(),
             "uptime_seconds": now - self._started,
-            "multiproc_dir": str(self._directory),
+            **self._facts,
             **self._scrapes.describe(now),
             **self._collector.describe(),
         }
@@ -166,9 +168,15 @@ class Server:
     """A waitress server on a listening socket, in a thread of its own."""
 
     def __init__(
-        self, application: Application, sock: socket.socket, *, connection_limit: int
+        self,
+        application: Application,
+        sock: socket.socket,
+        *,
+        connection_limit: int,
+        name: str = "metricsd",
     ) -> None:
-        self._waitress = _create_server(application, sock, connection_limit)
+        self._name = name
+        self._waitress = _create_server(application, sock, connection_limit, name)
 
     def start(self) -> None:
         """Begin to accept; a loop that fails ends the process, for nobody would be served."""
@@ -196,7 +204,7 @@ class Server:
             self._waitress.run()
         except Exception as error:  # noqa: BLE001  whatever it was, it is the end
             failure = error
-        _logger.critical("metricsd cannot serve any more: %r", failure)
+        _logger.critical("%s cannot serve any more: %r", self._name, failure)
         os._exit(1)
 
 
@@ -283,7 +291,7 @@ def _close_idlest(channels: Iterable[_Channel], newest: _Channel) -> None:
 
 
 def _create_server(
-    application: Application, sock: socket.socket, connection_limit: int
+    application: Application, sock: socket.socket, connection_limit: int, name: str
 ) -> BaseWSGIServer:
     # Whose warnings are about one client's manners; ours are about the page.
     logging.getLogger("waitress").setLevel(logging.ERROR)
@@ -300,7 +308,7 @@ def _create_server(
         max_request_body_size=64 * 1024,
         outbuf_overflow=1 << 30,  # a page waits in memory, never in a temporary file
         log_socket_errors=False,
-        ident="metricsd",
+        ident=name,
     )
     server = cast("BaseWSGIServer", server)
     server.channel_class = _Channel

@@ -101,7 +101,7 @@ def main() -> None:
     descriptor, directory, page = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
     shares = raise_limit()
     collector = Floor(directory, page.read_bytes())
-    application = Application(collector, directory)
+    application = Application(collector, {})
     server = Server(
         application, socket.socket(fileno=descriptor), connection_limit=shares.connections
     )

@@ -9,7 +9,6 @@ import os
 import socket
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 from telemetry.answers import Page
@@ -31,7 +30,7 @@ class Stuck:
 
 
 listener = socket.create_server(("127.0.0.1", 0))
-Server(Application(Stuck(), Path()), listener, connection_limit=100).start()
+Server(Application(Stuck(), {}), listener, connection_limit=100).start()
 print(listener.getsockname()[1], flush=True)
 sys.stdin.read()
 os._exit(0)

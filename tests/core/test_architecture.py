@@ -118,6 +118,12 @@ supervisor.web.__main__   shell  cli.options cli.outcome config.values port web.
                                  telemetry.mode
 
 telemetry                 shell  metrics
+telemetry.ai_live         pure
+telemetry.ai_live.events  pure
+telemetry.ai_live.follow  shell
+telemetry.ai_live.metrics shell  ai_live.events answers
+telemetry.ai_live.__main__  shell  ai_live.events ai_live.follow ai_live.metrics answers listen
+                                 mode server
 telemetry.labels          pure
 telemetry.mode            pure
 telemetry.preallocate     shell
@@ -179,6 +185,7 @@ FOREIGN: Final = {
         "telemetry.readings",
     },
     "prometheus_client": {
+        "telemetry.ai_live",
         "supervisor.web",
         "telemetry.claim",
         "telemetry.collector",
@@ -208,6 +215,7 @@ PURE_NAMES: Final = {
     ("supervisor.environ", "os"): {"defpath", "pathsep"},
     ("supervisor.lifecycle", "signal"): {"SIGKILL", "SIGTERM", "Signals"},
     ("supervisor.status", "signal"): {"Signals"},
+    ("telemetry.ai_live.events", "datetime"): {"UTC", "datetime", "fromisoformat"},
     ("telemetry.mode", "pathlib"): {"Path"},
     ("supervisor.web.view", "pathlib"): {"PurePath"},
 }
