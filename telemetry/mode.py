@@ -7,11 +7,11 @@ construction. Nothing here changes an environment; it only reads the mapping it 
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 MODE_VARIABLE: Final = "PEAKTRADE_METRICS_MODE"
 MULTIPROC_DIR_VARIABLE: Final = "PEAKTRADE_METRICS_MULTIPROC_DIR"
@@ -39,14 +39,21 @@ def parse_mode(environ: Mapping[str, str]) -> Mode:
 
 def parse_multiproc_dir(environ: Mapping[str, str]) -> Path:
     """Read the shard directory as configured; a relative one is the caller's to resolve."""
-    return Path(environ.get(MULTIPROC_DIR_VARIABLE, "").strip() or DEFAULT_MULTIPROC_DIR)
+    # Imported here: a session needs none, and waits for this module.
+    from pathlib import Path  # noqa: PLC0415
+
+    return Path(_find_text(environ, MULTIPROC_DIR_VARIABLE) or DEFAULT_MULTIPROC_DIR)
 
 
-def parse_session_dir(environ: Mapping[str, str]) -> Path:
+def parse_session_dir(environ: Mapping[str, str]) -> str:
     """Read where a session's shards go: as configured, or where the library alone was pointed."""
-    if environ.get(MULTIPROC_DIR_VARIABLE, "").strip():
-        return parse_multiproc_dir(environ)
-    return Path(environ.get(LIBRARY_DIR_VARIABLE, "").strip() or DEFAULT_MULTIPROC_DIR)
+    variables = (MULTIPROC_DIR_VARIABLE, LIBRARY_DIR_VARIABLE)
+    found = (_find_text(environ, name) for name in variables)
+    return next(filter(None, found), DEFAULT_MULTIPROC_DIR)
+
+
+def _find_text(environ: Mapping[str, str], name: str) -> str:
+    return environ.get(name, "").strip()
 
 
 def parse_port(environ: Mapping[str, str]) -> int:
@@ -55,7 +62,7 @@ def parse_port(environ: Mapping[str, str]) -> int:
     Raises ValueError, naming the variable, when its value is not a port (1..65535).
     """
     for name in PORT_VARIABLES:
-        text = environ.get(name, "").strip()
+        text = _find_text(environ, name)
         if not text:
             continue
         # int() refuses thousands of digits with an error of its own.

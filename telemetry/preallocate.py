@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 # What prometheus_client gives a new shard, and doubles when it is full.
 SHARD_BYTES: Final = 1 << 16
@@ -31,7 +30,7 @@ class ShardSpace:
 
     __slots__ = ("_directory", "_mapped", "_sizes")
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: str) -> None:
         self._directory = directory
         self._sizes = dict.fromkeys(SHARD_PREFIXES, SHARD_BYTES)
         self._mapped: set[str] = set()
@@ -41,13 +40,14 @@ class ShardSpace:
 
         Raises OSError when the disk cannot hold them; then no file of ours is left behind.
         """
-        created: list[Path] = []
+        created: list[str] = []
         try:
             for prefix in SHARD_PREFIXES:
                 self._create(prefix, created)
         except OSError:
             for path in created:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)  # noqa: PTH108  a session that waits needs no pathlib
             raise
 
     def make_room(self, prefix: str, wanted_bytes: int) -> None:
@@ -69,7 +69,7 @@ class ShardSpace:
             _allocate(descriptor, size)
         self._sizes[prefix] = size
 
-    def _create(self, prefix: str, created: list[Path]) -> None:
+    def _create(self, prefix: str, created: list[str]) -> None:
         path = self._find_path(prefix)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o666))
@@ -77,18 +77,18 @@ class ShardSpace:
         with _open_shard(path) as descriptor:
             _allocate(descriptor, self._sizes[prefix])
 
-    def _find_path(self, prefix: str) -> Path:
-        return self._directory / f"{prefix}_{os.getpid()}.db"
+    def _find_path(self, prefix: str) -> str:
+        return f"{self._directory}/{prefix}_{os.getpid()}.db"
 
 
 @contextlib.contextmanager
-def _open_shard(path: Path) -> Iterator[int]:
+def _open_shard(path: str) -> Iterator[int]:
     """Open an existing shard, not a link to one; an error inside names the file."""
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     try:
         yield descriptor
     except OSError as error:
-        error.filename = os.fspath(path)
+        error.filename = path
         raise
     finally:
         os.close(descriptor)

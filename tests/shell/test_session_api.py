@@ -791,7 +791,7 @@ def test_the_blocks_are_taken_where_the_file_system_cannot_preallocate(
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
     monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
-    ShardSpace(tmp_path).allocate()
+    ShardSpace(str(tmp_path)).allocate()
     for shard in tmp_path.iterdir():
         assert shard.read_bytes() == bytes(65536)
         assert shard.stat().st_blocks * 512 >= 65536
