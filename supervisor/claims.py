@@ -13,7 +13,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from supervisor.drift import CLAIM_FAILED, Finding
+from supervisor.drift import MENDED_SECONDS
+from supervisor.drift.facts import FailedClaim, Orphan
 from telemetry.claim import claim, complete_claims, find_unowned
 from telemetry.clearing import find_clear_refusal
 
@@ -36,7 +37,8 @@ class Claims:
     directory: Path
     find_own: Callable[[], set[int]]
     note_change: Callable[[], None]
-    findings: dict[int, Finding] = field(default_factory=dict)  # by pid
+    failed: dict[int, FailedClaim] = field(default_factory=dict)  # by pid
+    orphans: list[Orphan] = field(default_factory=list)  # those of late
     _number: int = 0  # the last that was given
 
     def claim(self, name: str, pid: int, *, pinned: bool = True) -> str | None:
@@ -56,53 +58,58 @@ class Claims:
     async def _sweep(self) -> None:
         unowned = await asyncio.to_thread(_find_unowned, self.directory, self.find_own())
         self._number = complete_claims(self.directory, self._number).number
-        self._forget(self.findings.keys() - unowned - self.find_own())
+        self._forget(self.failed.keys() - unowned - self.find_own())
         for pid in sorted(unowned):
             if pid not in self.find_own():  # it may have been given to a child of ours by now
                 self._claim(f"pid {pid}", pid, pinned=False, orphan=True)
             await asyncio.sleep(0)
 
     def _claim(self, subject: str, pid: int, *, pinned: bool, orphan: bool = False) -> str | None:
+        known = pid in self.failed  # its death was told, and only its claim is late
         try:
             done = claim(self.directory, pid, pinned=pinned, after=self._number)
         except Exception as error:  # noqa: BLE001 - whatever it was, supervision goes on
             return self._note_failure(subject, pid, error)
         self._number = done.number
         self._forget({pid})
-        if orphan:
-            say_orphan(pid, done.shards)
+        if orphan and done.shards and not known:
+            self._note_orphan(Orphan(pid, done.shards, time.monotonic()))
         return None
 
+    def _note_orphan(self, orphan: Orphan) -> None:
+        recent = [known for known in self.orphans if orphan.at - known.at < MENDED_SECONDS]
+        self.orphans = [*recent, orphan]
+        self.note_change()
+
     def _note_failure(self, subject: str, pid: int, error: Exception) -> str:
-        actual = getattr(error, "strerror", None) or repr(error)
-        former = self.findings.get(pid)
-        if former is None or former.actual != actual:
-            log.warning("%s: %s: %s", CLAIM_FAILED, subject, actual)
-            self.findings[pid] = Finding(
-                kind=CLAIM_FAILED,
-                subject=subject,
-                expected=f"the shards of the dead are moved to {self.directory}/.retired",
-                actual=actual,
-                hint=f"see that it can be written to; tried again every {SWEEP_SECONDS:g} s",
-                since=former.since if former else time.monotonic(),
-            )
+        reason = getattr(error, "strerror", None) or repr(error)
+        former = self.failed.get(pid)
+        if former is None or former.reason != reason:
+            at = former.at if former else time.monotonic()
+            self.failed[pid] = FailedClaim(subject, reason, at, SWEEP_SECONDS)
             self.note_change()
-        return actual
+        return reason
 
     def _forget(self, pids: set[int]) -> None:
-        for pid in pids & self.findings.keys():
-            del self.findings[pid]
+        for pid in pids & self.failed.keys():
+            del self.failed[pid]
             self.note_change()
 
 
-def bury(directory: Path) -> None:
-    """Claim for whom a crashed supervisor no longer could. Totals of a crash are not cleared."""
+def bury(directory: Path) -> tuple[Orphan, ...]:
+    """Claim for whom a crashed supervisor no longer could; give back who that was.
+
+    Totals of a crash are not cleared.
+    """
+    orphans = []
     try:
         complete_claims(directory)
         for pid in sorted(_find_unowned(directory, ())):
-            say_orphan(pid, claim(directory, pid, pinned=False).shards)
+            done = claim(directory, pid, pinned=False)
+            orphans.append(Orphan(pid, done.shards, time.monotonic()))
     except OSError as error:  # the first sweep will try again
-        log.warning("%s: %s", CLAIM_FAILED, error.strerror)
+        log.warning("cannot claim the shards of the dead: %s", error.strerror)
+    return tuple(orphan for orphan in orphans if orphan.shards)
 
 
 def _find_unowned(directory: Path, living: Collection[int]) -> set[int]:
@@ -113,9 +120,3 @@ def _find_unowned(directory: Path, living: Collection[int]) -> set[int]:
     if refusal := find_clear_refusal(directory):
         raise PermissionError(errno.EPERM, f"{directory} is not looked through: {refusal}")
     return find_unowned(directory, living)
-
-
-def say_orphan(pid: int, names: tuple[str, ...]) -> None:
-    """Say whose shards were claimed though nobody had told us of its death."""
-    if names:
-        log.warning("orphan-shard: pid %d is dead: claimed %s", pid, " ".join(names))

@@ -52,12 +52,19 @@ def build_session_environment(
     environment.update(spec.env)
     path = environment.get("PATH", os.defpath)
     environment["PATH"] = os.pathsep.join(filter(None, [path, fallback_path]))
-    environment[MODE_VARIABLE] = Mode.B
-    environment[MULTIPROC_DIR_VARIABLE] = str(multiproc_dir)
-    environment[LIBRARY_DIR_VARIABLE] = str(multiproc_dir)
-    environment[SESSION_VARIABLE] = spec.name
+    environment.update(build_planned(spec, multiproc_dir))
     environment[SPAWN_VARIABLE] = nonce
     return environment
+
+
+def build_planned(spec: SessionSpec, multiproc_dir: Path) -> dict[str, str]:
+    """Build the variables that make a session ours: whatever it inherits, these are to be so."""
+    return {
+        MODE_VARIABLE: str(Mode.B),
+        MULTIPROC_DIR_VARIABLE: str(multiproc_dir),
+        LIBRARY_DIR_VARIABLE: str(multiproc_dir),
+        SESSION_VARIABLE: spec.name,
+    }
 
 
 def build_metricsd_environment(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from supervisor.audit import Inherited
 from supervisor.claims import bury
 from supervisor.config import SUPERVISOR
 from supervisor.control import parse_response, render_error, render_result
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from supervisor.admission import Admitted
     from supervisor.adoption import Former
     from supervisor.config import Config
-    from supervisor.drift import Finding
+    from supervisor.drift.facts import Orphan
     from supervisor.loop import Loop
     from supervisor.rundir import RunDir
 
@@ -51,8 +52,8 @@ class Taken:
     config: Config
     listener: socket.socket
     shards_lock: int
-    former: tuple[Former, ...] = ()
-    findings: tuple[Finding, ...] = ()
+    former: tuple[Former, ...]
+    inherited: Inherited
 
 
 def take_over(config: Config, run_dir: RunDir) -> Taken:
@@ -70,11 +71,12 @@ def take_over(config: Config, run_dir: RunDir) -> Taken:
             f"cannot use {directory} for shards: {refusal}",
             "choose a directory of your own named prom_multiproc with --multiproc-dir",
         )
-    listener, left, findings = take_listener(config, run_dir, left)
+    listener, left, lost = take_listener(config, run_dir, left)
+    orphans: tuple[Orphan, ...] = ()
     try:
         lock = _take_shards(directory)
         if left.crashed:
-            bury(directory)
+            orphans = bury(directory)
         else:
             clear_and_say(directory, log.warning)
             run_dir.clean()
@@ -88,7 +90,8 @@ def take_over(config: Config, run_dir: RunDir) -> Taken:
             f"cannot use {directory} for shards: {error.strerror}",
             "choose another with --multiproc-dir",
         ) from None
-    return Taken(config, listener, lock, left.former, tuple(findings))
+    inherited = Inherited(lost_listeners=tuple(lost), orphans=orphans)
+    return Taken(config, listener, lock, left.former, inherited)
 
 
 def _take_shards(directory: Path) -> int:

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from supervisor.adopt import adopt
 from supervisor.adoption import Former, build_process
+from supervisor.audit import Audit, AuditSettings, Inherited
 from supervisor.children import Children
 from supervisor.claims import SWEEP_SECONDS, Claims
 from supervisor.config import METRICSD
+from supervisor.crew import find_crew, find_planned
 from supervisor.deaths import Deaths
 from supervisor.errors import PtsupError
 from supervisor.events import (
@@ -37,7 +39,6 @@ from supervisor.events import (
     Start,
     Tick,
 )
-from supervisor.findings import Findings
 from supervisor.fleet import Fleet, Phase, build_fleet, is_opened, step
 from supervisor.journal import Journal
 from supervisor.lifecycle import State
@@ -46,7 +47,9 @@ from supervisor.probe import Prober
 from supervisor.publisher import Publisher
 from supervisor.rounds import Rounds
 from supervisor.spawner import Spawner
+from supervisor.status import render_exit
 from telemetry.clearing import clear_and_say
+from telemetry.mode import render_address
 
 if TYPE_CHECKING:
     import socket
@@ -54,6 +57,8 @@ if TYPE_CHECKING:
 
     from supervisor.admission import Admitted
     from supervisor.config import Config
+    from supervisor.drift import Finding
+    from supervisor.lifecycle import Process
     from supervisor.rundir import RunDir
 
 log = logging.getLogger("ptsup")
@@ -77,10 +82,11 @@ class Loop:
     exit_when_done: bool = False
     keep_shards: bool = False
     members: dict[str, Admitted] = field(default_factory=dict)
-    findings: Findings = field(default_factory=Findings)
+    inherited: Inherited = field(default_factory=Inherited)
     rounds: Rounds = field(default_factory=Rounds)
     error: PtsupError | None = None
 
+    audit: Audit = field(init=False)
     fleet: Fleet = field(init=False)
     prober: Prober = field(init=False)
     claims: Claims = field(init=False)
@@ -99,8 +105,8 @@ class Loop:
     def __post_init__(self) -> None:
         """Begin with metricsd and whatever a former supervisor left; sessions are added.
 
-        Here all parts are put together: who looks for something is a provider of findings, who
-        looks again and again is one of the rounds.
+        Here all parts are put together: who looks again and again is one of the rounds, or, as
+        the audit, comes along with the probes.
         """
         now = time.monotonic()
         former = [build_process(each, now) for each in self.former]
@@ -110,8 +116,9 @@ class Loop:
             port=self.config.port,
             find_metricsd=lambda: self.fleet.metricsd,
             post=self.post,
+            after=self._turn_audit,
         )
-        self.publisher = Publisher(self.run_dir, lambda: self.fleet, self.findings)
+        self.publisher = Publisher(self.run_dir, lambda: self.fleet, self.list_findings)
         self.claims = Claims(
             directory=self.config.multiproc_dir,
             find_own=self.children.find_own,
@@ -129,7 +136,23 @@ class Loop:
             children=self.children,
             journal=self.journal,
         )
-        self.findings.add(self.claims.findings.values)
+        self.audit = Audit(
+            directory=self.config.multiproc_dir,
+            address=render_address(self.config.host, self.config.port),
+            port=self.config.port,
+            settings=AuditSettings(
+                interval_seconds=self.config.audit_interval_seconds,
+                missing_shard_seconds=self.config.missing_shard_seconds,
+                stale_values_seconds=self.config.stale_values_seconds,
+            ),
+            claims=self.claims,
+            find_crew=lambda: find_crew(self.fleet, self.children),
+            find_planned=lambda: find_planned(self.members, self.config.multiproc_dir),
+            find_health=lambda: self.prober.health,
+            find_config_file=lambda: None,
+            note_change=self.publisher.note,
+            inherited=self.inherited,
+        )
         self.rounds.every(LOOK_ANYWAY_SECONDS, self._look_anyway)
         self.rounds.every(SWEEP_SECONDS, self.claims.sweep)
 
@@ -235,12 +258,29 @@ class Loop:
             if not waiter.done() and condition():
                 waiter.set_result(None)
 
+    def _turn_audit(self) -> None:
+        if self.fleet.phase is not Phase.OPENING:
+            work = self.audit.turn()
+            if work is not None:
+                self.background(work)
+
     def _note_changes(self, before: Fleet) -> None:
         if self.fleet is not before:
             self.publisher.note()
+            self._note_metricsd(before.metricsd)
         self.journal.note_changes(before, self.fleet)
         if before.phase is Phase.OPENING and self.fleet.phase is Phase.SERVING:
             log.info("metricsd answers on %s", self.prober.url)
+
+    def _note_metricsd(self, before: Process) -> None:
+        metricsd = self.fleet.metricsd
+        if metricsd.state is before.state:
+            return
+        if metricsd.state is State.RUNNING:
+            self.audit.note_metricsd(None)
+        elif before.state is State.RUNNING and self.fleet.phase is Phase.SERVING:
+            ended = f"it ended ({render_exit(metricsd.returncode)})"
+            self.audit.note_metricsd(metricsd.reason or ended)
 
     def _perform(self, action: Action) -> Iterator[Event]:
         match action:
@@ -267,6 +307,10 @@ class Loop:
                 assert_never(action)
 
     # -- For who asks -----------------------------------------------------------------------------
+
+    def list_findings(self) -> tuple[Finding, ...]:
+        """List all that is not as it should be, and for a while what was mended."""
+        return self.audit.collect()
 
     def add(self, sessions: Iterable[Admitted]) -> None:
         """Take in sessions that were admitted."""

@@ -85,6 +85,19 @@ def read_command(pid: int) -> tuple[str, ...]:
         return ()
 
 
+def find_ancestors(pid: int) -> tuple[int, ...]:
+    """Find a process's parent, that one's parent and so on, as far as that may be seen."""
+    try:
+        return tuple(parent.pid for parent in psutil.Process(pid).parents())
+    except psutil.Error:
+        return ()
+
+
+def list_pids() -> list[int]:
+    """List everybody."""
+    return psutil.pids()
+
+
 def count_shards(directory: Path) -> ShardFacts:
     """Count the shards of the living and of the dead, and the bytes they take."""
     by_pid: Counter[int] = Counter()

@@ -44,6 +44,10 @@ DRAIN_LOOK_SECONDS: Final = 0.2
 _ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(slots=True, kw_only=True)
 class Prober:
     """Watches one metricsd, whichever incarnation of it is up."""
@@ -52,6 +56,7 @@ class Prober:
     port: int
     find_metricsd: Callable[[], Process]
     post: Callable[[Event], None]
+    after: Callable[[], None] = _nothing  # called after each probe: whoever is due looks, too
     drain_seconds: float | None = None  # None: by the interval Prometheus scrapes at
     drained: str = ""  # how the drain went, in words
     _health: dict[str, Any] = field(default_factory=dict)
@@ -68,6 +73,11 @@ class Prober:
         """How long ago Prometheus last scraped; None when it never has."""
         age = self._health.get("last_scrape_age_seconds")
         return None if age is None else round(age + time.monotonic() - self._health_at, 3)
+
+    @property
+    def health(self) -> dict[str, Any]:
+        """The last health document there was, of whichever incarnation."""
+        return self._health
 
     @property
     def unreadable_shards(self) -> int:
@@ -91,6 +101,7 @@ class Prober:
         while True:
             began = time.monotonic()
             await self._probe()
+            self.after()
             pause = began + PROBE_SECONDS - time.monotonic()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, pause)):

@@ -13,9 +13,9 @@ from supervisor.exposition import render_exposition
 from supervisor.fleet import Phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-    from supervisor.findings import Findings
+    from supervisor.drift import Finding
     from supervisor.fleet import Fleet
     from supervisor.rundir import RunDir
 
@@ -31,7 +31,7 @@ class Publisher:
 
     run_dir: RunDir
     find_fleet: Callable[[], Fleet]
-    findings: Findings
+    find_findings: Callable[[], Iterable[Finding]]
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _published: str = ""
     _failed: bool = False
@@ -57,7 +57,7 @@ class Publisher:
             return
         text = render_exposition(
             fleet,
-            self.findings.collect(),
+            self.find_findings(),
             pid=os.getpid(),
             identity=kernel.read_identity(os.getpid()) or "unknown",
         )

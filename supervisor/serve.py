@@ -156,7 +156,7 @@ class Server:
             shards=replace(shards, unreadable=loop.prober.unreadable_shards),
             last_scrape_age_seconds=loop.prober.last_scrape_age_seconds,
             usage=usage,
-            findings=tuple(loop.findings.collect()),
+            findings=loop.list_findings(),
         )
         specs = {name: member.spec for name, member in loop.members.items()}
         return build_status(loop.fleet, specs, facts, lambda name: str(loop.run_dir.log(name)), now)

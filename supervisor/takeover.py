@@ -19,7 +19,7 @@ from supervisor.admission import Admitted, find_gate_refusal
 from supervisor.adoption import Former, build_spec, read_state
 from supervisor.client import wait_until_gone
 from supervisor.config import METRICSD, SUPERVISOR
-from supervisor.drift import build_listener_lost
+from supervisor.drift.facts import LostListener
 from supervisor.errors import PtsupError, UsageError
 from supervisor.gates import Reason
 from supervisor.lifecycle import State, Target
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from supervisor.config import Config
-    from supervisor.drift import Finding
     from supervisor.rundir import RunDir
 
 log = logging.getLogger("ptsup")
@@ -120,7 +119,7 @@ def settle_config(config: Config, left: Left) -> Config:
 
 def take_listener(
     config: Config, run_dir: RunDir, left: Left
-) -> tuple[socket.socket, Left, list[Finding]]:
+) -> tuple[socket.socket, Left, list[LostListener]]:
     """Get the listening socket back from metricsd, or bind it anew; raises PtsupError.
 
     A metricsd that does not give it back is killed, and no longer among the living.
@@ -138,11 +137,10 @@ def take_listener(
             "wait for what it waits for (a disk, say), then start again",
         )
     address = render_address(config.host, config.port)
-    found = build_listener_lost(address, metricsd.pid, time.monotonic())
-    log.warning("%s: %s: %s", found.kind, found.subject, found.actual)
+    lost = LostListener(address, metricsd.pid, time.monotonic())
     dead = replace(metricsd, identity=None)
     former = tuple(dead if each is metricsd else each for each in left.former)
-    return take_port(config.host, config.port), replace(left, former=former), [found]
+    return take_port(config.host, config.port), replace(left, former=former), [lost]
 
 
 def readmit(former: Sequence[Former], given: Iterable[Admitted]) -> dict[str, Admitted]:

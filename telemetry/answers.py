@@ -38,6 +38,10 @@ class Collector(Answers, Protocol):
         """Fold what can be folded; tell whether there was anything."""
         ...
 
+    def look(self, age_seconds: float) -> None:
+        """Have `describe` speak of what was so at most that long ago."""
+        ...
+
 
 class EmptyCollector:
     """The page of a metricsd without prometheus_client: empty, so that the target stays up."""
@@ -53,3 +57,6 @@ class EmptyCollector:
     def fold(self) -> bool:
         """Fold nothing."""
         return False
+
+    def look(self, age_seconds: float) -> None:
+        """Look at nothing."""

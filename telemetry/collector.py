@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 from telemetry import own_metrics
@@ -36,7 +38,7 @@ from telemetry.readings import Placed, Readings
 from telemetry.shards import NOTHING, RETIRED, Defect, Listing, Stillness, list_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from telemetry.answers import Page
@@ -54,7 +56,9 @@ FileMark: TypeAlias = tuple[int, int, int, int]
 _LISTINGS: Final = 8
 # So many claims are folded at once: a storm of deaths must not make one long fold.
 _CLAIMS_AT_ONCE: Final = 64
-_VIOLATIONS_TOLD: Final = 20
+# So much is told in the health document, however much there is.
+_TOLD: Final = 100
+_TOLD_CHARACTERS: Final = 200
 
 _logger = logging.getLogger(__name__)
 
@@ -162,6 +166,7 @@ class ShardCollector:
         self._violations: dict[Violation, int] = {}
         self._violations_total = 0
         self._health: dict[str, Any] = {}
+        self._merged_at = -math.inf
         self._lock: int | None = None  # on `.retired/`: without it nothing is folded
         self._complaints: dict[str, str] = {}
         self._shard_complaints: dict[str, str] = {}
@@ -202,7 +207,13 @@ class ShardCollector:
         """Render the page; whatever the shards are, there is one."""
         return self._flight.call().render(self._exposition, accept_header)
 
+    def look(self, age_seconds: float) -> None:
+        """Read the shards, for `describe` to know of them, unless that was done just now."""
+        if time.monotonic() - self._merged_at >= age_seconds:
+            self._flight.call()
+
     def _merge(self) -> Merge:
+        self._merged_at = time.monotonic()
         began = time.perf_counter()
         self._read()
         plan = self._find_plan()
@@ -355,18 +366,33 @@ class ShardCollector:
         return self._health
 
     def _build_health(self) -> dict[str, Any]:
-        told = list(self._violations.items())[:_VIOLATIONS_TOLD]
         return {
             "shards_unreadable": {str(d): n for d, n in self._count_defects().items()},
+            "unreadable": list(islice(self._tell_unreadable(), _TOLD)),
             "shards_retired": self._listed.in_claims,
             "base_claim": self._base.claim,
             "label_violations_total": self._violations_total,
-            "label_violations": [
-                {"metric": family, "label": label, "pid": pid, "series": series}
-                for (family, label, pid), series in told
-            ],
+            "label_violations": list(islice(self._tell_violations(), _TOLD)),
             "directory": self._complaints.get("list", "ok"),
         }
+
+    def _tell_unreadable(self) -> Iterator[dict[str, str]]:
+        """Name the flat shards that cannot be used, or not whole, and say why."""
+        for shard, defects in self._readings.list_defects():
+            told = sorted(defects - {Defect.EMPTY})
+            if told and shard.path.parent == self._directory:
+                yield {"shard": shard.path.name, "defects": ", ".join(told)}
+
+    def _tell_violations(self) -> Iterator[dict[str, Any]]:
+        """Tell of the series left off the page; first of those whose writers may still live."""
+        for found in sorted(self._violations, key=lambda found: not found.pid):
+            yield {
+                "metric": found.family[:_TOLD_CHARACTERS],
+                "label": found.label[:_TOLD_CHARACTERS],
+                "pid": found.pid,
+                "shard": found.shard,
+                "series": self._violations[found],
+            }
 
     # -- Folding ------------------------------------------------------------------------------
 

@@ -51,11 +51,12 @@ class Sample(NamedTuple):
 
 
 class Violation(NamedTuple):
-    """A family that carries a label it must not, and the pid that wrote it (0: the dead)."""
+    """A family that carries a label it must not, and who wrote it: pid (0: the dead) and shard."""
 
     family: str
     label: str
     pid: int
+    shard: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,8 @@ class _Builder:
             label = self.find_violation(group, key)
             if label is not None:
                 for source in group.sources:
-                    violation = Violation(key.family, label, source.shard.pid)
+                    shard = source.shard
+                    violation = Violation(key.family, label, shard.pid, shard.path.name)
                     self.violations[violation] = self.violations.get(violation, 0) + 1
             elif len(self.kinds[key.family]) > 1:
                 apart[key.family].append(column)

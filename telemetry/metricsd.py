@@ -88,6 +88,7 @@ class Options:
     policy: LabelPolicy
     supervisor_metrics: Path | None
     handback: Path | None
+    look_seconds: float | None
 
 
 def parse_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
@@ -112,6 +113,7 @@ def parse_options(arguments: Sequence[str], environ: Mapping[str, str]) -> Optio
             build_policy(parsed.allow_label),
             parsed.supervisor_metrics,
             parsed.handback,
+            parsed.look_seconds,
         )
     except ValueError as error:
         parser.error(str(error))
@@ -162,7 +164,7 @@ def _serve(options: Options) -> None:
         _logger.warning("%s", line)
     shares = raise_limit()
     collector = _open_collector(options, shares.shards)
-    folder = Folder(collector)
+    folder = Folder(collector, options.look_seconds)
     facts = {"multiproc_dir": str(options.directory)}
     application = Application(collector, facts, folder.nudge)
     server = Server(application, sock, connection_limit=shares.connections)
@@ -183,10 +185,14 @@ def _serve(options: Options) -> None:
 
 
 class Folder:
-    """Folds beside the scrapes, in a thread of its own, whenever it is nudged."""
+    """Folds beside the scrapes, in a thread of its own, whenever it is nudged.
 
-    def __init__(self, collector: Collector) -> None:
+    When no scrape has come for `look_seconds`, it looks at the shards for the health document.
+    """
+
+    def __init__(self, collector: Collector, look_seconds: float | None = None) -> None:
         self._collector = collector
+        self._look_seconds = look_seconds
         self._nudged = threading.Event()
 
     def start(self) -> None:
@@ -206,10 +212,12 @@ class Folder:
             try:
                 while self._collector.fold():
                     pass
+                if self._look_seconds is not None:
+                    self._collector.look(self._look_seconds)
             except Exception as error:
                 # It will be tried again, and the claims stay readable until it succeeds; but a
                 # defect of ours must not be silent.
-                _logger.exception("cannot fold: %r", error)  # noqa: TRY401
+                _logger.exception("cannot fold, or look: %r", error)  # noqa: TRY401
 
 
 def _open_collector(options: Options, descriptor_limit: int) -> Collector:
@@ -324,6 +332,12 @@ def _build_parser() -> _Parser:
         type=_parse_directory,
         metavar="FILE",
         help="show what a living supervisor writes into this file",
+    )
+    parser.add_argument(
+        "--look-seconds",
+        type=_parse_number,
+        metavar="N",
+        help="have /healthz speak of shards as they were N seconds ago at most",
     )
     parser.add_argument(
         "--handback",

@@ -102,7 +102,6 @@ def _start(
     detach: bool,
 ) -> int:
     from supervisor import foreground, launch, takeover
-    from supervisor.findings import Findings
     from supervisor.loop import Loop
 
     taken = launch.take_over(config, run_dir)
@@ -117,7 +116,7 @@ def _start(
         listener=taken.listener,
         former=taken.former,
         members=takeover.readmit(taken.former, sessions),
-        findings=Findings(list(taken.findings)),
+        inherited=taken.inherited,
         exit_when_done=exit_when_done,
     )
     sessions = [member for member in sessions if member.spec.name not in down]

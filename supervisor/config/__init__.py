@@ -95,3 +95,6 @@ class Config:
     sessions: tuple[SessionSpec, ...] = ()
     planned: frozenset[str] = frozenset()  # which of them stand in the file
     denied: tuple[str, ...] = ()  # what NO-LIVE refuses besides its own list
+    audit_interval_seconds: float = 15.0
+    missing_shard_seconds: float = 600.0
+    stale_values_seconds: float = 3600.0

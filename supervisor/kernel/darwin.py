@@ -1,4 +1,4 @@
-"""macOS: no subreaper, and before Python 3.13 no waitid; kqueue and ps stand in.
+"""macOS: no subreaper, and before Python 3.13 no waitid; kqueue, ps and lsof stand in.
 
 Never run by the project's own tests, which need a Linux machine; kept as small as it can be.
 """
@@ -19,7 +19,7 @@ import supervisor.kernel
 from telemetry.processes import read_identity
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
 assert sys.platform == "darwin"
 
@@ -143,6 +143,52 @@ def watch_exit(pid: int, identity: str) -> ExitWatch | None:
             return ExitWatch(pid, identity, queue)
     queue.close()
     return None
+
+
+def list_listening() -> dict[str, tuple[str, int]]:
+    """List the TCP sockets that are listened on here, as far as this user may see them.
+
+    By what stands for each, which begins with the pid of who holds it: host and port.
+    """
+    found = {}
+    pid = ""
+    for line in _lsof("-nP", "-iTCP", "-sTCP:LISTEN", "-Fpn").splitlines():
+        if line.startswith("p"):
+            pid = line[1:]
+        elif line.startswith("n"):
+            host, _, port = line[1:].rpartition(":")
+            found[f"{pid} {line[1:]}"] = host.strip("[]").replace("*", "0.0.0.0"), int(port)  # noqa: S104
+    return found
+
+
+def find_socket_holders(sockets: Collection[str], pids: Iterable[int]) -> dict[str, int]:
+    """Find which of these processes hold which of these sockets."""
+    holders = {name: int(name.partition(" ")[0]) for name in sockets}
+    among = set(pids)
+    return {name: pid for name, pid in holders.items() if pid in among}
+
+
+def list_open_files(pid: int) -> list[tuple[str, int]]:
+    """List the files a process has open, by path and inode, removed ones too."""
+    found, inode = [], 0
+    for line in _lsof("-p", str(pid), "-Ffin").splitlines():
+        match line[:1]:
+            case "f":
+                inode = 0
+            case "i":
+                inode = int(line[1:])
+            case "n" if inode:
+                found.append((line[1:], inode))
+            case _:
+                pass
+    return found
+
+
+def _lsof(*arguments: str) -> str:
+    done = subprocess.run(
+        ["/usr/sbin/lsof", *arguments], capture_output=True, text=True, check=False
+    )
+    return done.stdout
 
 
 def _ps(*arguments: str) -> str:

@@ -96,6 +96,9 @@ class Floor:
         """Fold nothing."""
         return False
 
+    def look(self, age_seconds: float) -> None:
+        pass
+
 
 def main() -> None:
     descriptor, directory, page = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])

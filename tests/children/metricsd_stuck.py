@@ -28,6 +28,9 @@ class Stuck:
     def fold(self) -> bool:
         return False
 
+    def look(self, age_seconds: float) -> None:
+        pass
+
 
 listener = socket.create_server(("127.0.0.1", 0))
 Server(Application(Stuck(), {}), listener, connection_limit=100).start()

@@ -42,6 +42,11 @@ supervisor.environ        pure   gates telemetry.mode
 supervisor.lifecycle      pure   config events
 supervisor.fleet          pure   config events lifecycle
 supervisor.drift          pure
+supervisor.drift.facts    pure
+supervisor.drift.directory  pure   drift
+supervisor.drift.sessions   pure   drift
+supervisor.drift.stack      pure   drift
+supervisor.drift.find       pure   drift drift.directory drift.sessions drift.stack
 supervisor.status         pure   config drift fleet lifecycle telemetry.masking
 supervisor.adoption       pure   config config.values errors events lifecycle telemetry.masking
 supervisor.exposition     pure   drift lifecycle
@@ -62,12 +67,23 @@ supervisor.observe        shell  environ status
                                  telemetry.claim telemetry.processes telemetry.shards
 supervisor.adoptee        shell  kernel observe spawn
 supervisor.remains        shell  kernel observe spawn
-supervisor.claims         shell  drift telemetry.claim telemetry.clearing
+supervisor.claims         shell  drift drift.facts telemetry.claim telemetry.clearing
 supervisor.admission      shell  environ errors gates gates.files gates.refusal spawn
 supervisor.notify         shell
 supervisor.probe          shell  config events lifecycle telemetry.mode
 supervisor.rounds         shell
-supervisor.findings       shell  drift
+supervisor.watch          shell
+supervisor.look           pure
+supervisor.look.health    pure
+supervisor.look.directory  shell  drift.facts telemetry.shards
+supervisor.look.processes  shell  drift.facts kernel observe telemetry.holders
+                                 telemetry.masking telemetry.processes telemetry.shards
+supervisor.look.sockets   shell  drift.facts kernel look.processes observe
+supervisor.look.values    shell  telemetry.shards
+supervisor.look.everything  shell  look.directory look.processes look.sockets look.values
+supervisor.look.snapshot  shell  drift.facts look.health
+supervisor.audit          shell  drift drift.facts drift.find look.everything look.snapshot watch
+supervisor.crew           shell  adoptee drift.facts environ look.processes
 supervisor.children       shell  kernel
 supervisor.journal        shell  supervisor config errors kernel lifecycle status
 supervisor.publisher      shell  exposition fleet kernel
@@ -75,17 +91,17 @@ supervisor.spawner        shell  supervisor admission children config environ er
                                  spawn
 supervisor.deaths         shell  adoptee events kernel lifecycle remains spawn
 supervisor.adopt          shell  adoptee adoption children config events
-supervisor.loop           shell  adopt adoption children claims config deaths errors events
-                                 findings fleet journal lifecycle logs probe publisher rounds
-                                 spawner telemetry.clearing
+supervisor.loop           shell  adopt adoption audit children claims config crew deaths errors
+                                 events fleet journal lifecycle logs probe publisher rounds
+                                 spawner status telemetry.clearing telemetry.mode
 supervisor.serve          shell  supervisor admission config.documents config.values control errors
                                  events fleet kernel lifecycle observe status
 supervisor.orphans        shell  adoption client config errors kernel observe status
                                  telemetry.clearing
-supervisor.takeover       shell  admission adoption client config drift errors gates kernel
+supervisor.takeover       shell  admission adoption client config drift.facts errors gates kernel
                                  lifecycle observe orphans port telemetry.masking telemetry.mode
-supervisor.launch         shell  claims config control errors events fleet logs notify serve status
-                                 takeover telemetry.clearing telemetry.log_lines
+supervisor.launch         shell  audit claims config control errors events fleet logs notify serve
+                                 status takeover telemetry.clearing telemetry.log_lines
 supervisor.client         shell  control errors kernel
 supervisor.follow         shell  logs telemetry.plain
 supervisor.handover       shell  client config control errors
@@ -95,7 +111,7 @@ supervisor.cli            pure
 supervisor.cli.options    shell  config config.flags config.toml errors rundir status telemetry.mode
                                  telemetry.plain
 supervisor.cli.start      shell  admission cli.options client config config.flags errors
-                                 findings foreground
+                                 foreground
                                  handover launch loop takeover
 supervisor.cli.stop       shell  cli.options client config control errors foreground orphans
 supervisor.cli.status     shell  cli.options client errors render report
@@ -164,6 +180,7 @@ TELEMETRY_DOORS: Final = {
     "claim",
     "clearing",
     "directories",
+    "holders",
     "listen",
     "log_lines",
     "masking",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import subprocess
 import sys
@@ -86,16 +85,14 @@ def test_a_sweep_claims_the_dead_and_nobody_else(
     directory: Path,
     scene: Scene,
     writer: subprocess.Popen[bytes],
-    caplog: pytest.LogCaptureFixture,
 ) -> None:
     write(directory, DEAD)
     write(directory, OTHER)
     scene.own = {OTHER}  # a zombie of ours: its own death claims it
-    with caplog.at_level(logging.WARNING):
-        scene.sweep()
+    scene.sweep()
     assert flat(directory) == {OTHER, writer.pid}
-    lines = [line for line in caplog.messages if "orphan-shard" in line]
-    assert lines == [f"orphan-shard: pid {DEAD} is dead: claimed counter_{DEAD}.db"]
+    (orphan,) = scene.claims.orphans
+    assert (orphan.pid, orphan.shards) == (DEAD, (f"counter_{DEAD}.db",))
     scene.sweep()
     assert flat(directory) == {OTHER, writer.pid}
 
@@ -124,7 +121,7 @@ def test_a_sweep_completes_what_a_crash_left_open(directory: Path, scene: Scene)
 
 
 def test_a_claim_that_fails_is_told_once_and_forgotten_when_it_is_done(
-    directory: Path, scene: Scene, caplog: pytest.LogCaptureFixture
+    directory: Path, scene: Scene
 ) -> None:
     obstacle = block(directory)
     write(directory, DEAD)
@@ -132,16 +129,12 @@ def test_a_claim_that_fails_is_told_once_and_forgotten_when_it_is_done(
         reason = scene.claims.claim("paper", DEAD)
         assert reason is not None
         assert "not a directory" in reason
-    (finding,) = scene.claims.findings.values()
-    assert (finding.kind, finding.subject) == ("claim-failed", f"paper (pid {DEAD})")
-    assert finding.actual == reason
-    assert finding.hint
-    assert finding.expected
-    assert len([line for line in caplog.messages if "claim-failed" in line]) == 1
+    (failed,) = scene.claims.failed.values()
+    assert (failed.subject, failed.reason) == (f"paper (pid {DEAD})", reason)
     assert scene.changes == 1
     obstacle.unlink()
     scene.sweep()  # the pid was reaped long since; nobody else would do it
-    assert scene.claims.findings == {}
+    assert scene.claims.failed == {}
     assert scene.changes == 2
     assert flat(directory) == set()
 
@@ -152,7 +145,7 @@ def test_a_finding_ends_with_the_shards_it_is_about(directory: Path, scene: Scen
     scene.claims.claim("paper", DEAD)
     (directory / f"counter_{DEAD}.db").unlink()
     scene.sweep()
-    assert scene.claims.findings == {}
+    assert scene.claims.failed == {}
 
 
 def test_a_finding_of_a_zombie_of_ours_stays_while_its_claim_is_tried(
@@ -163,7 +156,7 @@ def test_a_finding_of_a_zombie_of_ours_stays_while_its_claim_is_tried(
     scene.own = {DEAD}
     scene.claims.claim("paper", DEAD)
     scene.sweep()
-    assert set(scene.claims.findings) == {DEAD}
+    assert set(scene.claims.failed) == {DEAD}
 
 
 def test_one_pid_that_cannot_be_claimed_holds_up_no_other(
@@ -181,11 +174,11 @@ def test_one_pid_that_cannot_be_claimed_holds_up_no_other(
     monkeypatch.setattr(os, "rename", fail)
     scene.sweep()
     assert flat(directory) == {DEAD}
-    assert set(scene.claims.findings) == {DEAD}
+    assert set(scene.claims.failed) == {DEAD}
     monkeypatch.undo()
     scene.sweep()
     assert flat(directory) == set()
-    assert scene.claims.findings == {}
+    assert scene.claims.failed == {}
 
 
 @pytest.mark.parametrize("error", [OSError(24, "Too many open files"), RuntimeError("no thread")])
@@ -199,11 +192,11 @@ def test_a_sweep_that_fails_is_told_and_the_next_one_does_it(
 
     monkeypatch.setattr(room, "find_unowned", fail)
     scene.sweep()
-    (finding,) = scene.claims.findings.values()
-    assert finding.subject == "the sweep"
+    (failed,) = scene.claims.failed.values()
+    assert failed.subject == "the sweep"
     monkeypatch.undo()
     scene.sweep()
-    assert scene.claims.findings == {}
+    assert scene.claims.failed == {}
     assert flat(directory) == set()
 
 
@@ -222,7 +215,7 @@ def test_a_sweep_that_cannot_list_our_children_ends_nothing(
 
     scene.claims.find_own = find_own
     scene.sweep()
-    assert [found.actual for found in scene.claims.findings.values()] == ["Too many open files"]
+    assert [found.reason for found in scene.claims.failed.values()] == ["Too many open files"]
     assert flat(directory) == {DEAD}
 
 
@@ -255,7 +248,7 @@ def test_burying_where_nothing_can_be_claimed_stops_no_start(
     block(directory)
     write(directory, DEAD)
     bury(directory)
-    assert "claim-failed" in caplog.text
+    assert "cannot claim" in caplog.text
     assert flat(directory) == {DEAD}
 
 

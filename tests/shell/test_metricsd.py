@@ -525,6 +525,7 @@ def test_health_describes_the_daemon(start: Start, directory: Path) -> None:
         "label_violations_total": 0,
         "shards_retired": 0,
         "shards_unreadable": {},
+        "unreadable": [],
     }
 
 

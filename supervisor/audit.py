@@ -1,0 +1,245 @@
+"""The audit: what really is, looked at again and again; what drifted is told, once.
+
+A full look every interval, and one at the files as soon as a file event asks for it, in a
+thread. It reports; it never ends or mends anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from supervisor.drift import MENDED_SECONDS, Finding, diff_findings
+from supervisor.drift.facts import Lapse, Plan
+from supervisor.drift.find import find_drift, find_expiry
+from supervisor.look.everything import Look, Looker
+from supervisor.look.snapshot import Memory, Noted, build_snapshot
+from supervisor.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+    from pathlib import Path
+
+    from supervisor.claims import Claims
+    from supervisor.drift.facts import FileId, LostListener, Orphan, SessionPlan, Unrotatable
+    from supervisor.look.everything import ConfigFile
+    from supervisor.look.processes import Crew
+
+log = logging.getLogger("ptsup")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditSettings:
+    """How often is looked, and for how long things may look otherwise than planned."""
+
+    interval_seconds: float
+    missing_shard_seconds: float
+    stale_values_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inherited:
+    """What a start found out before there was an audit to tell of it."""
+
+    lost_listeners: tuple[LostListener, ...] = ()
+    orphans: tuple[Orphan, ...] = ()
+
+
+@dataclass(slots=True, kw_only=True)
+class Audit:
+    """The audit of one supervisor.
+
+    `find_crew` lists who lives, `find_planned` how each session was to run, `find_health` gives
+    metricsd's last health document.
+    """
+
+    directory: Path
+    address: str
+    port: int
+    settings: AuditSettings
+    claims: Claims
+    find_crew: Callable[[], Crew]
+    find_planned: Callable[[], Mapping[str, SessionPlan]]
+    find_health: Callable[[], Mapping[str, Any]]
+    find_config_file: Callable[[], ConfigFile | None]
+    note_change: Callable[[], None]
+    inherited: Inherited = field(default_factory=Inherited)
+    unrotatable: dict[str, Unrotatable] = field(default_factory=dict)  # by name
+    findings: tuple[Finding, ...] = ()
+    _lapses: list[Lapse] = field(default_factory=list)
+    _directory_id: FileId | None = None
+    _looker: Looker = field(init=False)
+    _look: Look = field(default_factory=Look)
+    _watch: Watch | None = None
+    _watched: ConfigFile | None = None
+    _touched: set[str] = field(default_factory=set)
+    _blind: bool = False  # what was touched is not known: look at the files anyway
+    _looked_at: float = -math.inf
+    _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _known: tuple[object, ...] = ()
+    _memory: Memory = field(default_factory=Memory)
+    _expires_at: float = math.inf
+    _failed: str = ""
+
+    def __post_init__(self) -> None:
+        """Begin with the directory as it is now: any other one is not ours."""
+        self._looker = Looker(self.directory, self.port, self.settings.stale_values_seconds)
+        try:
+            found = self.directory.stat()
+        except OSError:
+            return
+        self._directory_id = found.st_dev, found.st_ino
+
+    # -- Looking --------------------------------------------------------------------------------
+
+    def turn(self) -> Coroutine[Any, Any, None] | None:
+        """Begin a turn; what is due is given back as work to be done beside.
+
+        To be called every second, at a wakeup that comes anyway.
+        """
+        try:
+            return self._begin_turn()
+        except Exception as error:  # noqa: BLE001 - what fails here is not the supervision
+            self._complain(error)
+            return None
+
+    def _begin_turn(self) -> Coroutine[Any, Any, None] | None:
+        touched = self._take_touched()
+        self._blind = self._blind or touched is None
+        self._touched |= {path.rpartition("/")[2] for path in touched or ()}
+        if self._looking.locked():
+            return None  # the disk is slow; what was touched is looked at after this look
+        # Half a second early is nearer than half a second late.
+        due = time.monotonic() - self._looked_at >= self.settings.interval_seconds - 0.5
+        if due or self._blind or self._touched:
+            return self._do(self.look if due else self._look_at_files)
+        self.review()
+        return None
+
+    async def _do(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do it; that the audit fails ends no supervision."""
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - out of threads, say: the next turn may do it
+            self._complain(error)
+
+    def _complain(self, error: Exception) -> None:
+        if repr(error) != self._failed:
+            log.warning("the audit failed, and tries again", exc_info=error)
+        self._failed = repr(error)
+
+    def _take_touched(self) -> frozenset[str] | None:
+        config_file = self.find_config_file()
+        if self._watch is None or config_file != self._watched:
+            self.close()
+            # Its parent tells when the directory itself comes back.
+            paths = [self.directory, self.directory.parent]
+            paths += [config_file.path] if config_file else []
+            self._watch, self._watched = Watch(tuple(paths)), config_file
+        return self._watch.take()
+
+    def close(self) -> None:
+        """Watch no more."""
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+
+    async def look(self) -> None:
+        """Look at everything now."""
+        async with self._looking:
+            self._looked_at = time.monotonic()
+            touched = self._begin_look()
+            self._look = await asyncio.to_thread(
+                self._looker.look_at_all,
+                self.find_crew(),
+                touched,
+                self.find_config_file(),
+                self.find_planned(),
+                self._looked_at,
+            )
+        await self._end_look()
+
+    async def _look_at_files(self) -> None:
+        async with self._looking:
+            touched = self._begin_look()
+            self._look = await asyncio.to_thread(
+                self._looker.look_at_files, self.find_crew(), touched, self.find_config_file()
+            )
+        await self._end_look()
+
+    def _begin_look(self) -> frozenset[str]:
+        touched = frozenset(self._touched)
+        self._touched.clear()
+        self._blind = False
+        return touched
+
+    async def _end_look(self) -> None:
+        if self._look.writers.dead:
+            await self.claims.sweep()
+        self.review()
+
+    # -- Telling --------------------------------------------------------------------------------
+
+    def note_metricsd(self, reason: str | None) -> None:
+        """Note that metricsd does not do its work, and why; or (None) that it does again."""
+        now = time.monotonic()
+        going_on = bool(self._lapses) and self._lapses[-1].ended is None
+        if reason is None and going_on:
+            self._lapses[-1] = replace(self._lapses[-1], ended=now)
+        elif reason is not None and not going_on:
+            recent = [each for each in self._lapses if now - (each.ended or now) < MENDED_SECONDS]
+            self._lapses = [*recent, Lapse(reason, now)]
+
+    def collect(self) -> tuple[Finding, ...]:
+        """List all that is not as it should be, and for a while what was mended."""
+        try:
+            self.review()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._complain(error)
+        return self.findings
+
+    def review(self) -> None:
+        """Find the drift in what is known, if there is news; tell what appeared and cleared."""
+        now = time.monotonic()
+        health = self.find_health()
+        noted = Noted(
+            failed_claims=tuple(self.claims.failed.values()),
+            orphans=(*self.inherited.orphans, *self.claims.orphans),
+            lapses=tuple(self._lapses),
+            lost_listeners=self.inherited.lost_listeners,
+            unrotatable=tuple(self.unrotatable.values()),
+        )
+        known = self._look, health.get("unreadable"), health.get("label_violations"), noted
+        if known == self._known and now < self._expires_at:
+            return
+        snapshot = build_snapshot(self._look, health, noted, self._memory, now)
+        change = diff_findings(self.findings, find_drift(self._build_plan(), snapshot))
+        self._known, self._expires_at = known, find_expiry(snapshot)
+        self.findings = change.findings
+        for found in change.appeared:
+            log.warning("%s", render_appeared(found))
+        for found in change.cleared:
+            lasted = now - found.since
+            log.info("%s: %s: cleared after %.0f s", found.kind, found.subject, lasted)
+        if change.appeared or change.cleared:
+            self.note_change()
+
+    def _build_plan(self) -> Plan:
+        return Plan(
+            directory=str(self.directory),
+            directory_id=self._directory_id,
+            address=self.address,
+            port=self.port,
+            sessions=self.find_planned(),
+            missing_shard_seconds=self.settings.missing_shard_seconds,
+            stale_values_seconds=self.settings.stale_values_seconds,
+        )
+
+
+def render_appeared(found: Finding) -> str:
+    """Say in a line of the log what drifted and what to do."""
+    return f"{found.kind}: {found.subject}: {found.actual}. {found.hint}"

@@ -1,0 +1,43 @@
+"""Who is ours at this moment, and how each was to run: what the audit holds the rest against."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from supervisor.adoptee import Adoptee
+from supervisor.drift.facts import SessionPlan
+from supervisor.environ import build_planned
+from supervisor.look.processes import Crew, Member
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from supervisor.admission import Admitted
+    from supervisor.children import Children
+    from supervisor.fleet import Fleet
+
+
+def find_crew(fleet: Fleet, children: Children) -> Crew:
+    """List the living leaders of sessions, and all our children."""
+    members = tuple(
+        Member(
+            name=process.name,
+            incarnation=process.incarnation,
+            pid=process.pid,
+            nonce=children.find_nonce(process.name),
+            started_at=process.started_at or 0.0,
+            adopted=isinstance(children.present.get(process.name), Adoptee),
+        )
+        for process in fleet.sessions.values()
+        if process.pid is not None and not process.dead
+    )
+    return Crew(members, frozenset(children.find_own()))
+
+
+def find_planned(members: Mapping[str, Admitted], multiproc_dir: Path) -> dict[str, SessionPlan]:
+    """Find how each session was to run."""
+    return {
+        name: SessionPlan(variables=build_planned(member.spec, multiproc_dir))
+        for name, member in members.items()
+    }

@@ -1,0 +1,100 @@
+"""The rules about what carries the sessions: port, metricsd, config, logs; one for each kind.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from supervisor.drift import (
+    CONFIG_CHANGED,
+    LISTENER_LOST,
+    LOG_UNROTATABLE,
+    MENDED_SECONDS,
+    METRICSD_UNHEALTHY,
+    PORT_CONFLICT,
+    Finding,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from supervisor.drift.facts import Plan, Snapshot
+
+
+def find_port_conflict(plan: Plan, snapshot: Snapshot) -> Iterator[Finding]:
+    """Find who listens on the metrics' port at another address; a session is told elsewhere."""
+    for socket in snapshot.listening:
+        if socket.port == plan.port and not socket.session:
+            yield Finding(
+                kind=PORT_CONFLICT,
+                subject=f"{socket.host}:{socket.port}",
+                expected=f"only metricsd listens on port {plan.port}, at {plan.address}",
+                actual=f"{socket.holder} listens there too: who asks at that address gets it",
+                hint="end that process, or move ours with `ptsup stop` and `ptsup start --port`",
+                since=snapshot.now,
+            )
+
+
+def find_listener_lost(_plan: Plan, snapshot: Snapshot) -> Iterator[Finding]:
+    """Find that a hung metricsd took the listening socket with it; listed for a while."""
+    for lost in snapshot.lost_listeners:
+        if snapshot.now - lost.at < MENDED_SECONDS:
+            yield Finding(
+                kind=LISTENER_LOST,
+                subject=f"metricsd (pid {lost.pid})",
+                expected="metricsd gives the listening socket back after a crash of the supervisor",
+                actual=f"it did not answer: it was killed, and {lost.address} bound anew",
+                hint="a scrape at that moment failed; nothing has to be done",
+                since=lost.at,
+            )
+
+
+def find_metricsd_unhealthy(_plan: Plan, snapshot: Snapshot) -> Iterator[Finding]:
+    """Find that metricsd does not do its work, or did not a moment ago."""
+    recent = [
+        lapse
+        for lapse in snapshot.lapses
+        if lapse.ended is None or snapshot.now - lapse.ended < MENDED_SECONDS
+    ]
+    if recent:
+        last = recent[-1]
+        often = f", {len(recent)} times lately" if len(recent) > 1 else ""
+        yield Finding(
+            kind=METRICSD_UNHEALTHY,
+            subject="metricsd",
+            expected="metricsd runs and answers",
+            actual=f"{last.reason}{often}; "
+            + ("it is being started anew" if last.ended is None else "it runs again"),
+            hint="nothing has to be done; if it comes again, see metricsd.log in the run"
+            " directory's logs",
+            since=recent[0].began,
+        )
+
+
+def find_config_changed(_plan: Plan, snapshot: Snapshot) -> Iterator[Finding]:
+    """Find that the configuration file is not what was read from it."""
+    if snapshot.config_change:
+        yield Finding(
+            kind=CONFIG_CHANGED,
+            subject=snapshot.config_file,
+            expected="the file as it was read",
+            actual=snapshot.config_change,
+            hint="`ptsup reload` takes the changes over, or put the file back",
+            since=snapshot.now,
+        )
+
+
+def find_log_unrotatable(_plan: Plan, snapshot: Snapshot) -> Iterator[Finding]:
+    """Find logs that grow without bound."""
+    for log in snapshot.unrotatable:
+        yield Finding(
+            kind=LOG_UNROTATABLE,
+            subject=log.name,
+            expected=f"{log.path} can be rotated",
+            actual=log.reason,
+            hint="put the run directory on a file system that can (ext4, xfs, btrfs, tmpfs), with"
+            " --run-dir, or have the session write less",
+            since=log.at,
+        )

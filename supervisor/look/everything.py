@@ -1,0 +1,130 @@
+"""One look at everything that can drift: the lookers together, each asked for what is due.
+
+For one thread at a time. What the supervisor knows by itself is not looked for here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from supervisor.look.directory import DirectoryLook, DirectoryLooker
+from supervisor.look.processes import Crew, ProcessLooker, WritersLook
+from supervisor.look.sockets import SocketLooker
+from supervisor.look.values import ValueLooker
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from pathlib import Path
+
+    from supervisor.drift.facts import Environment, Listening, SessionPlan, Unlinked
+
+# Values are read so often while "for long" lasts, and at most once a minute.
+_VALUE_LOOKS: Final = 10
+_VALUES_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was found, and for whom it was looked."""
+
+    crew: Crew = field(default_factory=Crew)
+    directory: DirectoryLook = field(default_factory=DirectoryLook)
+    writers: WritersLook = field(default_factory=WritersLook)
+    unlinked: Mapping[str, tuple[Unlinked, ...]] = field(default_factory=dict)
+    environments: Mapping[str, tuple[Environment, ...]] = field(default_factory=dict)
+    listening: tuple[Listening, ...] = ()
+    unmoved: Mapping[str, float] = field(default_factory=dict)
+    # Who has ever shown a shard, by session and incarnation.
+    shown: frozenset[tuple[str, int]] = frozenset()
+    config_file: str = ""
+    config_change: str = ""
+
+
+@dataclass(slots=True)
+class Looker:
+    """Looks again and again at one stack."""
+
+    directory: Path
+    port: int
+    stale_values_seconds: float
+    _last: Look = field(default_factory=Look)
+    _directory: DirectoryLooker = field(init=False)
+    _processes: ProcessLooker = field(init=False)
+    _sockets: SocketLooker = field(init=False)
+    _values: ValueLooker = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the lookers."""
+        self._directory = DirectoryLooker(self.directory)
+        self._processes = ProcessLooker(self.directory)
+        self._sockets = SocketLooker(self.port)
+        every = min(self.stale_values_seconds / _VALUE_LOOKS, _VALUES_SECONDS)
+        self._values = ValueLooker(every)
+
+    def look_at_files(
+        self, crew: Crew, touched: Collection[str], config_file: ConfigFile | None
+    ) -> Look:
+        """Look at what raises file events: the directory, and the configuration file."""
+        directory = self._directory.look(touched)
+        writers = self._processes.look_at_writers(directory.shards, crew)
+        shown = {
+            (member.name, member.incarnation)
+            for member in crew.members
+            if (member.name, member.incarnation) in self._last.shown
+            or member.name in writers.by_session
+        }
+        self._last = replace(
+            self._last,
+            crew=crew,
+            directory=directory,
+            writers=writers,
+            unlinked=self._processes.look_for_unlinked(directory.shards, writers, crew),
+            shown=frozenset(shown),
+            config_file=str(config_file.path) if config_file else "",
+            config_change=find_config_change(config_file),
+        )
+        return self._last
+
+    def look_at_all(
+        self,
+        crew: Crew,
+        touched: Collection[str],
+        config_file: ConfigFile | None,
+        planned: Mapping[str, SessionPlan],
+        now: float,
+    ) -> Look:
+        """Look at everything; `now` is monotonic."""
+        seen = self.look_at_files(crew, touched, config_file)
+        self._last = replace(
+            seen,
+            environments=self._processes.look_at_environments(crew, planned),
+            listening=self._sockets.look(crew),
+            unmoved=self._values.look(seen.writers.by_session, crew, now),
+        )
+        return self._last
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """The configuration file, and the digest of what was read from it."""
+
+    path: Path
+    digest: str
+
+
+def find_config_change(file: ConfigFile | None) -> str:
+    """Say how the file differs from what was read from it; "" when it does not."""
+    if file is None:
+        return ""
+    try:
+        data = file.path.read_bytes()
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    return "" if find_digest(data) == file.digest else "it was changed since"
+
+
+def find_digest(data: bytes) -> str:
+    """Tell one content of a file from another."""
+    return hashlib.sha256(data).hexdigest()

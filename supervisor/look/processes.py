@@ -1,0 +1,255 @@
+"""Looks at processes: whose they are, and what the living ones of the sessions really do.
+
+What a process is and has in its environment is read once for each; its files only when a shard
+of it has vanished.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Final
+
+from supervisor import kernel
+from supervisor.drift.facts import Environment, Foreigner, Unlinked
+from supervisor.observe import find_ancestors, read_command, read_environment, read_nonce
+from telemetry.holders import render_command
+from telemetry.masking import mask_secrets
+from telemetry.processes import holds
+from telemetry.shards import RETIRED, parse_shard_name
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from supervisor.drift.facts import SessionPlan
+    from telemetry.shards import Shard
+
+# A command such as `env -u NAME python …` or a script becomes another program with another
+# environment, so a new process is looked at so often.
+_ENVIRONMENT_LOOKS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """The leader of a living session."""
+
+    name: str
+    incarnation: int
+    pid: int
+    nonce: str
+    started_at: float
+    adopted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """All that is ours at one moment; `children` are all our children, zombies too."""
+
+    members: tuple[Member, ...] = ()
+    children: frozenset[int] = frozenset()
+
+    @property
+    def leaders(self) -> dict[int, str]:
+        """The sessions' names by their leaders' pids."""
+        return {member.pid: member.name for member in self.members}
+
+
+@dataclass(frozen=True, slots=True)
+class WritersLook:
+    """Whose the shards are: by session, of strangers, and of pids nobody living has."""
+
+    by_session: Mapping[str, tuple[Shard, ...]] = field(default_factory=dict)
+    foreigners: tuple[Foreigner, ...] = ()
+    dead: frozenset[int] = frozenset()
+    sessions: Mapping[int, str] = field(default_factory=dict)  # by pid
+
+
+@dataclass(slots=True)
+class Owners:
+    """Tells whose a process is, and remembers it as long as that process lives."""
+
+    _known: dict[int, tuple[str, str | None]] = field(default_factory=dict)
+
+    def find(self, pid: int, identity: str, crew: Crew) -> str | None:
+        """Find the session a living process belongs to; None when it is of none of ours.
+
+        By what it was spawned with, by its group, or because it descends from one.
+        """
+        known = self._known.get(pid)
+        if known is None or known[0] != identity:
+            known = identity, _find_session(pid, crew)
+            self._known[pid] = known
+        return known[1]
+
+    def forget(self, living: Collection[int]) -> None:
+        """Forget all but these."""
+        self._known = {pid: known for pid, known in self._known.items() if pid in living}
+
+
+def _find_session(pid: int, crew: Crew) -> str | None:
+    leaders = crew.leaders
+    nonces = {member.nonce: member.name for member in crew.members if member.nonce}
+    if (name := leaders.get(pid) or nonces.get(read_nonce(pid))) is not None:
+        return name
+    try:
+        group, session = os.getpgid(pid), os.getsid(pid)
+    except OSError:
+        group = session = 0
+    ancestry = (group, session, *find_ancestors(pid))
+    return next((leaders[each] for each in ancestry if each in leaders), None)
+
+
+@dataclass(slots=True)
+class ProcessLooker:
+    """Looks at whoever writes shards into one directory, and at the sessions' processes."""
+
+    directory: Path
+    _owners: Owners = field(default_factory=Owners)
+    _former: Mapping[str, Shard] = field(default_factory=dict)
+    _writers: dict[int, str] = field(default_factory=dict)  # the sessions of who had shards
+    _suspects: dict[int, str] = field(default_factory=dict)  # who may write where nobody reads
+    _looks: dict[tuple[str, int], int] = field(default_factory=dict)
+    _environments: dict[tuple[str, int], tuple[Environment, ...]] = field(default_factory=dict)
+
+    def look_at_writers(self, shards: Mapping[str, Shard], crew: Crew) -> WritersLook:
+        """Find whose the shards are."""
+        by_pid: defaultdict[int, list[Shard]] = defaultdict(list)
+        for shard in shards.values():
+            by_pid[shard.pid].append(shard)
+        leaders = crew.leaders
+        by_session: defaultdict[str, list[Shard]] = defaultdict(list)
+        sessions: dict[int, str] = {}
+        foreigners, dead = [], set()
+        for pid, found in by_pid.items():
+            name = leaders.get(pid)
+            if name is None:
+                identity = kernel.read_identity(pid)
+                if identity is None:
+                    dead.add(pid)
+                    continue
+                name = self._owners.find(pid, identity, crew)
+            if name is not None:
+                sessions[pid] = name
+                by_session[name] += found
+            elif pid in crew.children:
+                continue  # of a session that has ended: it will be ended, too
+            elif any(holds(pid, s.inode, s.device) is not False for s in found):
+                names = tuple(shard.path.name for shard in found)
+                foreigners.append(Foreigner(pid, show_command(pid), names))
+            else:
+                dead.add(pid)  # the pid was given to somebody else
+        self._owners.forget(by_pid.keys())
+        return WritersLook(
+            {name: tuple(found) for name, found in by_session.items()},
+            tuple(foreigners),
+            frozenset(dead - crew.children),
+            sessions,
+        )
+
+    def look_for_unlinked(
+        self, shards: Mapping[str, Shard], writers: WritersLook, crew: Crew
+    ) -> dict[str, tuple[Unlinked, ...]]:
+        """Find who of the sessions writes into files that were removed or moved away.
+
+        Looked for only where a shard has vanished, and in whom we know nothing of yet.
+        """
+        for name, former in self._former.items():
+            present = shards.get(name)
+            if present is None or present.inode != former.inode:
+                self._suspect(former.pid)
+        for member in crew.members:
+            if member.adopted and (member.name, member.incarnation) not in self._looks:
+                self._suspects[member.pid] = member.name
+        self._former, self._writers = shards, dict(writers.sessions)
+        found: dict[str, tuple[Unlinked, ...]] = {}
+        for pid, session in list(self._suspects.items()):
+            lost = self._find_lost(pid)
+            if lost:
+                found[session] = (*found.get(session, ()), Unlinked(pid, lost))
+            else:
+                del self._suspects[pid]
+        return found
+
+    def _suspect(self, pid: int) -> None:
+        session = self._writers.get(pid)
+        if session is not None:
+            self._suspects[pid] = session
+
+    def _find_lost(self, pid: int) -> tuple[str, ...]:
+        """Name the shards that a process has open and that do not lie where they should."""
+        if kernel.read_identity(pid) is None:
+            return ()
+        lost = set()
+        for text, inode in kernel.list_open_files(pid):
+            path = PurePath(text)
+            parsed = parse_shard_name(path.name)
+            if parsed is None or parsed[2] != pid:
+                continue
+            # One that is just being claimed by mistake comes back by itself.
+            places = [self.directory / path.name]
+            if RETIRED in path.parts:
+                places.append(Path(text))
+            if inode not in map(_find_inode, places):
+                lost.add(path.name)
+        return tuple(sorted(lost))
+
+    def look_at_environments(
+        self, crew: Crew, planned: Mapping[str, SessionPlan]
+    ) -> dict[str, tuple[Environment, ...]]:
+        """Read what the sessions' processes have of the planned variables; of new ones only.
+
+        And of those that were found wrong, for as long as they are there.
+        """
+        keys = {(member.name, member.incarnation): member for member in crew.members}
+        self._looks = {key: count for key, count in self._looks.items() if key in keys}
+        self._environments = {k: v for k, v in self._environments.items() if k in keys}
+        due = [
+            member
+            for key, member in keys.items()
+            if self._looks.get(key, 0) < _ENVIRONMENT_LOOKS or self._is_wrong(key, planned)
+        ]
+        groups = kernel.find_members({member.pid for member in due}) if due else {}
+        for member in due:
+            key = member.name, member.incarnation
+            self._looks[key] = self._looks.get(key, 0) + 1
+            names = planned[member.name].variables if member.name in planned else {}
+            pids = [member.pid, *sorted(groups.get(member.pid, set()) - {member.pid})]
+            seen = ((pid, read_environment(pid)) for pid in pids)
+            self._environments[key] = tuple(
+                Environment(pid, pid == member.pid, {name: found.get(name) for name in names})
+                for pid, found in seen
+                if found
+            )
+        return {name: found for (name, _), found in self._environments.items()}
+
+    def _is_wrong(self, key: tuple[str, int], planned: Mapping[str, SessionPlan]) -> bool:
+        wanted = planned[key[0]].variables if key[0] in planned else {}
+        return any(found.variables != wanted for found in self._environments.get(key, ()))
+
+
+def list_session_pids(crew: Crew) -> dict[int, str]:
+    """List every process of the sessions, as far as it did not hide: their names by pid."""
+    leaders = crew.leaders
+    found = dict(leaders)
+    for leader, pids in kernel.find_offspring(leaders).items():
+        found.update(dict.fromkeys(pids, leaders[leader]))
+    owners = Owners()
+    for pid in crew.children - found.keys():
+        identity = kernel.read_identity(pid)
+        if identity is not None and (name := owners.find(pid, identity, crew)) is not None:
+            found[pid] = name
+    return found
+
+
+def show_command(pid: int) -> str:
+    """Read a process's command as it may be shown: in one line, without its secrets."""
+    return render_command(mask_secrets(read_command(pid)))
+
+
+def _find_inode(path: Path) -> int | None:
+    try:
+        return path.lstat().st_ino
+    except OSError:
+        return None
