@@ -16,6 +16,7 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup, likewise
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 INSTALL = {
+    "needs_compiler": (("cc",), "apt-get install gcc libc6-dev"),
     "needs_prometheus": (("prometheus", "promtool"), "apt-get install prometheus"),
     "needs_chromium": (("chromium",), "apt-get install chromium fonts-dejavu-core"),
 }
