@@ -36,6 +36,7 @@ class Journal:
     run_dir: RunDir
     members: Mapping[str, Admitted]
     children: Children
+    numbers: dict[str, int]  # in the order in which they were added, by a former supervisor too
 
     def note_changes(self, before: Fleet, after: Fleet) -> None:
         """Write down, and say, what has changed."""
@@ -60,6 +61,9 @@ class Journal:
             nonce=origin.nonce if origin and origin.incarnation == process.incarnation else "",
             identity=origin.identity if origin else None,
         )
+        state["number"] = self.numbers.setdefault(
+            process.name, max(self.numbers.values(), default=0) + 1
+        )
         try:
             self.run_dir.write_state(process.name, state)
         except OSError as error:
@@ -72,6 +76,8 @@ class Journal:
         state = {
             "pid": os.getpid(),
             "identity": kernel.read_identity(os.getpid()),
+            # In it is, for a moment, whoever was just forked.
+            "session": os.getsid(0),
             "version": supervisor.__version__,
             "host": config.host,
             "port": config.port,

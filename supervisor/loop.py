@@ -127,7 +127,8 @@ class Loop:
         self.deaths = Deaths(
             run_dir=self.run_dir, children=self.children, claims=self.claims, hint=self._hint
         )
-        self.journal = Journal(self.run_dir, self.members, self.children)
+        numbers = {each.name: each.record.get("number", 0) for each in self.former}
+        self.journal = Journal(self.run_dir, self.members, self.children, numbers)
         self.spawner = Spawner(
             config=self.config,
             run_dir=self.run_dir,

@@ -52,7 +52,10 @@ def find_living(states: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
         return recorded
     from supervisor.observe import find_spawned  # noqa: PLC0415 - only a crash needs it
 
-    found = {intents[nonce]: _find_leader(pids) for nonce, pids in find_spawned(intents).items()}
+    own = _find_session(states)
+    found = {
+        intents[nonce]: _find_leader(pids, own) for nonce, pids in find_spawned(intents).items()
+    }
     return {**recorded, **{name: pid for name, pid in found.items() if pid is not None}}
 
 
@@ -72,19 +75,26 @@ def find_former(run_dir: RunDir, states: Mapping[str, Mapping[str, Any]]) -> tup
     Raises SupervisorDeadError when it is there and cannot be found.
     """
     return tuple(
-        _find_former({**state, "name": name}, run_dir)
+        _find_former({**state, "name": name}, run_dir, _find_session(states))
         for name, state in states.items()
         if name != SUPERVISOR and SESSION_NAME.fullmatch(name)
     )
 
 
-def _find_former(record: Mapping[str, Any], run_dir: RunDir) -> Former:
+def _find_session(states: Mapping[str, Mapping[str, Any]]) -> int | None:
+    """Find the session that the dead supervisor was in; it may have led it."""
+    own = states.get(SUPERVISOR, {})
+    session: int | None = own.get("session", own.get("pid"))
+    return session
+
+
+def _find_former(record: Mapping[str, Any], run_dir: RunDir, session: int | None) -> Former:
     former = Former(record=record)
     if former.at_rest:
         return former
     pid = record.get("pid")
     if pid is None:
-        pid = _find_unrecorded(former, run_dir)
+        pid = _find_unrecorded(former, run_dir, session)
     identity = None
     if isinstance(pid, int):
         found = kernel.read_identity(pid)
@@ -93,7 +103,7 @@ def _find_former(record: Mapping[str, Any], run_dir: RunDir) -> Former:
     return Former(record=record, pid=pid, identity=identity)
 
 
-def _find_unrecorded(former: Former, run_dir: RunDir) -> int | None:
+def _find_unrecorded(former: Former, run_dir: RunDir, session: int | None) -> int | None:
     """Find the leader that an intent led to; None when it led to nobody who lives."""
     from supervisor.observe import find_holders, find_spawned  # noqa: PLC0415 - after a crash
 
@@ -105,7 +115,7 @@ def _find_unrecorded(former: Former, run_dir: RunDir) -> int | None:
             lock = run_dir.find_lock(former.name, former.incarnation)
             pids = find_holders(*lock) if lock else set()
         if pids:
-            return _find_leader(pids)
+            return _find_leader(pids, session)
         if not locked:
             return None
         time.sleep(_LOOK_SECONDS / 10)
@@ -115,12 +125,12 @@ def _find_unrecorded(former: Former, run_dir: RunDir) -> int | None:
     )
 
 
-def _find_leader(pids: Iterable[int]) -> int | None:
+def _find_leader(pids: Iterable[int], supervisors: int | None) -> int | None:
     """Find who leads all these, which are what one spawn led to; the leader may be dead.
 
     Never one of another origin, whatever session they are in: a child that was just forked is
-    for a moment in the session of whoever started its supervisor. That one may have no pid here
-    (0): it lives outside this pid namespace.
+    for a moment in its supervisor's session, whose leader may be dead too, or have no pid here
+    (0): then it lives outside this pid namespace.
     """
     living = {pid for pid in pids if kernel.read_identity(pid) is not None}
     sessions: dict[int, int] = {}
@@ -130,7 +140,8 @@ def _find_leader(pids: Iterable[int]) -> int | None:
     leading = [pid for pid, session in sessions.items() if pid == session]
     if leading:
         return min(leading, key=_find_age)
-    dead = [pid for pid in sessions.values() if pid and kernel.read_identity(pid) is None]
+    others = {session for session in sessions.values() if session not in {0, supervisors}}
+    dead = [pid for pid in others if kernel.read_identity(pid) is None]
     return min(dead or sessions, default=None)
 
 

@@ -34,6 +34,8 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "port": (int,),
     "multiproc_dir": (str,),
     "denied": (list,),
+    "session": (int,),
+    "number": (int,),
 }
 
 

@@ -230,7 +230,10 @@ class RunDir:
         return sorted(names - {SUPERVISOR, METRICSD})
 
     def read_states(self) -> dict[str, dict[str, Any]]:
-        """Read what the last supervisor knew, by name; an unreadable file counts as nothing."""
+        """Read what the last supervisor knew, by name, in the order in which they were added.
+
+        An unreadable file counts as nothing.
+        """
         found: dict[str, dict[str, Any]] = {}
         for path in sorted(self.states.glob("[!.]*.json")):
             try:
@@ -239,7 +242,7 @@ class RunDir:
                     found[path.stem] = parse_record(document)
             except (OSError, TypeError, ValueError, RecursionError):
                 continue
-        return found
+        return dict(sorted(found.items(), key=lambda item: item[1].get("number", 0)))
 
     def clean(self) -> None:
         """Leave nothing that says somebody runs here; the logs stay. Raises PtsupError.

@@ -115,11 +115,17 @@ def test_what_it_is_given_is_added_and_who_runs_already_is_not_started_twice(sta
 
 
 def test_a_crash_after_a_crash_changes_nothing(stack: Stack) -> None:
-    stack.start("-s", "a=sleep 600")
+    stack.start("-s", "c=sleep 600", "-s", "a=sleep 600")
+    stack.start("-s", "b=sleep 600")
     before = find_pids(kill_supervisor(stack))
     for _ in range(3):
         stack.run("start", "-d")
         assert find_pids(kill_supervisor(stack)) == before
+    # In the order in which they were added, whether a supervisor lives or not.
+    assert list(before) == ["c", "a", "b", "metricsd"]
+    assert list(find_pids(stack.status(code=4))) == list(before)
+    stack.start("-s", "d=sleep 600", "-s", "0=sleep 600")
+    assert list(find_pids(stack.status())) == ["c", "a", "b", "d", "0", "metricsd"]
     stack.run("stop", "--timeout", "2")
     stack.assert_nothing_left()
 

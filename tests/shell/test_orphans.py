@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pid_namespace import NEEDS_PIDS, UNSHARE
+from supervisor.config import SUPERVISOR
 from supervisor.orphans import find_former
 from supervisor.rundir import RunDir
 
@@ -39,6 +41,26 @@ def test_a_child_that_is_not_in_a_session_of_its_own_yet_is_itself_and_not_its_s
             assert (former.pid, former.lives) == (child.pid, True)
         finally:
             child.kill()
+
+
+def test_that_session_may_have_lost_its_leader_too(run_dir: RunDir) -> None:
+    lock = run_dir.lock_spawn("paper", 1)
+    command = ["sh", "-c", "env -i sleep 600 >/dev/null & echo $!"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, pass_fds=(lock,), start_new_session=True
+    ) as operator:
+        os.close(lock)
+        child = int(operator.communicate()[0])
+    try:
+        assert os.getsid(child) == operator.pid != child
+        states: dict[str, dict[str, Any]] = {
+            SUPERVISOR: {"pid": 2**22, "session": operator.pid},
+            "paper": {"state": "starting", "incarnation": 1, "nonce": "0" * 16},
+        }
+        (former,) = find_former(run_dir, states)
+        assert (former.pid, former.lives) == (child, True)
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 @NEEDS_PIDS
