@@ -15,7 +15,7 @@ EVENTS ?= 1000000
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test chaos adopt trees ai-live fuzz equality check docs bench lock clean
+.PHONY: demo test chaos adopt trees ordinary ai-live fuzz equality check docs bench lock clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
@@ -37,6 +37,10 @@ trees: $(STAMP)
 # A million events for the AI live exporter, in place of 20,000.
 ai-live: $(STAMP)
 	@PTSUP_AI_EVENTS=$(EVENTS) $(BIN)/python -m pytest -q -s tests/shell/test_ai_live.py -k long_stream
+
+# Ten minutes of ten ordinary sessions that come and go, in place of the seconds of `make test`.
+ordinary: $(STAMP)
+	@PTSUP_ORDINARY_SECONDS=$(or $(ORDINARY_SECONDS),600) $(BIN)/python -m pytest -q -s tests/e2e/test_ordinary.py
 
 check: $(STAMP)
 	@$(BIN)/ruff check --quiet .

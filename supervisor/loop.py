@@ -43,6 +43,7 @@ from supervisor.fleet import Fleet, Phase, build_fleet, is_opened, step
 from supervisor.journal import Journal
 from supervisor.lifecycle import State
 from supervisor.logs import read_tail
+from supervisor.look.everything import ConfigFile
 from supervisor.probe import Prober
 from supervisor.publisher import Publisher
 from supervisor.rounds import Rounds
@@ -150,7 +151,7 @@ class Loop:
             find_crew=lambda: find_crew(self.fleet, self.children),
             find_planned=lambda: find_planned(self.members, self.config.multiproc_dir),
             find_health=lambda: self.prober.health,
-            find_config_file=lambda: None,
+            find_config_file=self._find_config_file,
             note_change=self.publisher.note,
             inherited=self.inherited,
         )
@@ -258,6 +259,10 @@ class Loop:
         for condition, waiter in self._waiters:
             if not waiter.done() and condition():
                 waiter.set_result(None)
+
+    def _find_config_file(self) -> ConfigFile | None:
+        config = self.config
+        return None if config.file is None else ConfigFile(config.file, config.file_mark)
 
     def _turn_audit(self) -> None:
         if self.fleet.phase is not Phase.OPENING:

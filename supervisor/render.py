@@ -41,6 +41,7 @@ _HEAD_LINES: Final = 8
 _COMMAND_WIDTH: Final = 12  # less of it says nothing
 _NAME_WIDTH: Final = 12
 _UNBOUNDED: Final = 1 << 16
+_LABEL_WIDTH: Final = 12  # of what stands before the parts of a finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,24 @@ def render_status(
             text = f"{session['name']}: {session['reason']}"
             lines += [click.style(line, fg="red") for line in _wrap(text, width)]
     for found in status["drift"]:
-        text = f"{found['kind']}: {found['subject']}: {found['hint']}"
+        text = f"{found['kind']}: {found['subject']}: {found['actual']}. {found['hint']}"
         lines += [click.style(line, fg="yellow") for line in _wrap(text, width)]
     return [line.rstrip() for line in lines]
+
+
+def render_drift(findings: Sequence[Mapping[str, Any]], width: int | None) -> list[str]:
+    """Render findings for so many columns: each with what was expected, what is, what to do."""
+    lines = []
+    width = width or _UNBOUNDED
+    for found in findings:
+        lasted = render_seconds(found["since_seconds"])
+        title = f"{found['kind']}: {found['subject']}, for {lasted}"
+        lines += [click.style(line, fg="yellow") for line in _wrap(title, width)]
+        for label in ("expected", "actual", "hint"):
+            first, *more = _wrap(found[label], max(1, width - _LABEL_WIDTH)) or [""]
+            lines.append(f"  {label:<{_LABEL_WIDTH - 2}}{first}")
+            lines += [f"{'':{_LABEL_WIDTH}}{line}" for line in more]
+    return lines
 
 
 def _render_head(status: Mapping[str, Any], width: int) -> Iterator[str]:

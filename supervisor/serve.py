@@ -26,6 +26,7 @@ from supervisor.control import (
     render_error,
     render_result,
 )
+from supervisor.drift import build_drift
 from supervisor.errors import PtsupError, UsageError
 from supervisor.events import Restart, Stop, StopAll
 from supervisor.fleet import Phase, is_opened
@@ -123,6 +124,7 @@ class Server:
             "stop": self._stop,
             "restart": self._restart,
             "wait": self._wait,
+            "drift": self._drift,
         }
         if request.verb not in verbs:
             raise PtsupError(f"no such verb: {ascii(request.verb)[:60]}")
@@ -160,6 +162,11 @@ class Server:
         )
         specs = {name: member.spec for name, member in loop.members.items()}
         return build_status(loop.fleet, specs, facts, lambda name: str(loop.run_dir.log(name)), now)
+
+    async def _drift(self, _parameters: dict[str, Any]) -> dict[str, Any]:
+        """Look at everything, and say what is not as it should be."""
+        await self.loop.audit.look()
+        return {"drift": build_drift(self.loop.list_findings(), time.monotonic())}
 
     def _find_cpu_percent(
         self, pid: int, cpu_seconds: float, started_at: float, now: float

@@ -92,7 +92,7 @@ def read_config(file: str | None, flags: Flags, taken: frozenset[str]) -> Config
     found = FileConfig()
     if file is not None or (path.exists() and not (flags.sessions or flags.command)):
         try:
-            found = parse_toml(path.read_text(encoding="utf-8"), path)
+            found = parse_toml(path.read_bytes().decode(), path)
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
             raise UsageError(f"cannot read {path}: {reason}") from None

@@ -98,3 +98,5 @@ class Config:
     audit_interval_seconds: float = 15.0
     missing_shard_seconds: float = 600.0
     stale_values_seconds: float = 3600.0
+    file: Path | None = None  # what was read
+    file_mark: int = 0  # tells its content from another

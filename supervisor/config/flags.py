@@ -148,4 +148,9 @@ def build_config(
         sessions=tuple(sessions),
         planned=frozenset(session.name for session in file.sessions),
         denied=file.denied,
+        audit_interval_seconds=file.audit_interval_seconds or 15.0,
+        missing_shard_seconds=file.missing_shard_seconds or 600.0,
+        stale_values_seconds=file.stale_values_seconds or 3600.0,
+        file=file.path,
+        file_mark=file.mark,
     )

@@ -6,6 +6,7 @@ Pure: the text in; the file itself is read by who calls.
 from __future__ import annotations
 
 import re
+import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -14,6 +15,7 @@ from supervisor.config.values import (
     parse_command,
     parse_denied,
     parse_env,
+    parse_interval,
     parse_port,
     parse_restart,
     parse_seconds,
@@ -28,7 +30,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_TOP_KEYS: Final = frozenset({"host", "port", "multiproc_dir", "session", "gates"})
+_TOP_KEYS: Final = frozenset(
+    {
+        *("host", "port", "multiproc_dir", "session", "gates"),
+        *("audit_interval_seconds", "missing_shard_seconds", "stale_values_seconds"),
+    }
+)
 _GATES_KEYS: Final = frozenset({"deny"})
 _SESSION_KEYS: Final = frozenset({"command", "restart", "stop_timeout_seconds", "env", "cwd"})
 
@@ -42,6 +49,16 @@ class FileConfig:
     multiproc_dir: Path | None = None
     sessions: tuple[SessionSpec, ...] = ()
     denied: tuple[str, ...] = ()
+    audit_interval_seconds: float | None = None
+    missing_shard_seconds: float | None = None
+    stale_values_seconds: float | None = None
+    path: Path | None = None
+    mark: int = 0
+
+
+def find_mark(data: bytes) -> int:
+    """Tell one content of a file from another."""
+    return zlib.crc32(data)
 
 
 def parse_toml(text: str, path: Path) -> FileConfig:
@@ -70,6 +87,11 @@ def parse_toml(text: str, path: Path) -> FileConfig:
         multiproc_dir=path.parent / directory if directory else None,
         sessions=tuple(reader.read_session(name, table) for name, table in sessions.items()),
         denied=reader.read_denied(document.get("gates", {})),
+        audit_interval_seconds=read("audit_interval_seconds", parse_interval),
+        missing_shard_seconds=read("missing_shard_seconds", parse_interval),
+        stale_values_seconds=read("stale_values_seconds", parse_interval),
+        path=path,
+        mark=find_mark(text.encode(errors="surrogateescape")),
     )
 
 

@@ -67,6 +67,14 @@ def parse_seconds(value: object, where: str) -> float:
     raise UsageError(f"{where}: {show(value)} is not a number of seconds, 0 or more")
 
 
+def parse_interval(value: object, where: str) -> float:
+    """Check how often or how long something is waited for: 1 second or more."""
+    seconds = parse_seconds(value, where)
+    if seconds < 1:
+        raise UsageError(f"{where}: {show(value)} is less than a second")
+    return seconds
+
+
 def parse_restart(value: object, where: str) -> RestartWhen:
     """Check a restart policy: no, on-failure or always."""
     try:

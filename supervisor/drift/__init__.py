@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+SCHEMA: Final = "ptsup.drift/1"
 ORPHAN_SHARD: Final = "orphan-shard"
 FOREIGN_SHARD: Final = "foreign-shard"
 MISSING_SHARD: Final = "missing-shard"

@@ -5,10 +5,10 @@ For one thread at a time. What the supervisor knows by itself is not looked for 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from supervisor.config.toml import find_mark
 from supervisor.look.directory import DirectoryLook, DirectoryLooker
 from supervisor.look.processes import Crew, ProcessLooker, WritersLook
 from supervisor.look.sockets import SocketLooker
@@ -108,10 +108,10 @@ class Looker:
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """The configuration file, and the digest of what was read from it."""
+    """The configuration file, and the mark of what was read from it."""
 
     path: Path
-    digest: str
+    mark: int
 
 
 def find_config_change(file: ConfigFile | None) -> str:
@@ -122,9 +122,4 @@ def find_config_change(file: ConfigFile | None) -> str:
         data = file.path.read_bytes()
     except OSError as error:
         return f"it cannot be read: {error.strerror}"
-    return "" if find_digest(data) == file.digest else "it was changed since"
-
-
-def find_digest(data: bytes) -> str:
-    """Tell one content of a file from another."""
-    return hashlib.sha256(data).hexdigest()
+    return "" if find_mark(data) == file.mark else "it was changed since"

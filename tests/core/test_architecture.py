@@ -80,7 +80,8 @@ supervisor.look.processes  shell  drift.facts kernel observe telemetry.holders
                                  telemetry.masking telemetry.processes telemetry.shards
 supervisor.look.sockets   shell  drift.facts kernel look.processes observe
 supervisor.look.values    shell  telemetry.shards
-supervisor.look.everything  shell  look.directory look.processes look.sockets look.values
+supervisor.look.everything  shell  config.toml look.directory look.processes look.sockets
+                                 look.values
 supervisor.look.snapshot  shell  drift.facts look.health
 supervisor.audit          shell  drift drift.facts drift.find look.everything look.snapshot watch
 supervisor.crew           shell  adoptee drift.facts environ look.processes
@@ -92,10 +93,10 @@ supervisor.spawner        shell  supervisor admission children config environ er
 supervisor.deaths         shell  adoptee events kernel lifecycle remains spawn
 supervisor.adopt          shell  adoptee adoption children config events
 supervisor.loop           shell  adopt adoption audit children claims config crew deaths errors
-                                 events fleet journal lifecycle logs probe publisher rounds
-                                 spawner status telemetry.clearing telemetry.mode
-supervisor.serve          shell  supervisor admission config.documents config.values control errors
-                                 events fleet kernel lifecycle observe status
+                                 events fleet journal lifecycle logs look.everything probe publisher
+                                 rounds spawner status telemetry.clearing telemetry.mode
+supervisor.serve          shell  supervisor admission config.documents config.values control drift
+                                 errors events fleet kernel lifecycle observe status
 supervisor.orphans        shell  adoption client config errors kernel observe status
                                  telemetry.clearing
 supervisor.takeover       shell  admission adoption client config drift.facts errors gates kernel
@@ -115,10 +116,11 @@ supervisor.cli.start      shell  admission cli.options client config config.flag
                                  handover launch loop takeover
 supervisor.cli.stop       shell  cli.options client config control errors foreground orphans
 supervisor.cli.status     shell  cli.options client errors render report
+supervisor.cli.drift      shell  cli.options client control drift errors render
 supervisor.cli.logs       shell  cli.options config errors follow
 supervisor.cli.init       shell  cli.options config config.flags errors units
 supervisor.cli.scrape_config  shell  cli.options config config.flags scrape_config
-supervisor.cli.entry      shell  supervisor cli.init cli.logs cli.scrape_config cli.start
+supervisor.cli.entry      shell  supervisor cli.drift cli.init cli.logs cli.scrape_config cli.start
                                  cli.outcome cli.status cli.stop
 supervisor.cli.outcome    shell  errors telemetry.plain
 supervisor.cli.__main__   shell  cli.entry

@@ -19,7 +19,7 @@ from supervisor.config.flags import (
     find_script_stem,
     parse_session_flag,
 )
-from supervisor.config.toml import FileConfig, parse_toml
+from supervisor.config.toml import FileConfig, find_mark, parse_toml
 from supervisor.config.values import (
     check_unique,
     parse_env,
@@ -328,6 +328,8 @@ command = "python 'my shadow.py'"
 
 def test_a_whole_file_is_read() -> None:
     assert parse_toml(GOOD, FILE) == FileConfig(
+        path=FILE,
+        mark=find_mark(GOOD.encode()),
         host="127.0.0.1",
         port=9200,
         multiproc_dir=Path("/etc/desk/var/prom_multiproc"),
@@ -345,7 +347,19 @@ def test_a_whole_file_is_read() -> None:
 
 
 def test_an_empty_file_says_nothing() -> None:
-    assert parse_toml("", FILE) == FileConfig()
+    assert parse_toml("", FILE) == FileConfig(path=FILE)
+
+
+@pytest.mark.parametrize(
+    "key", ["audit_interval_seconds", "missing_shard_seconds", "stale_values_seconds"]
+)
+def test_what_the_audit_goes_by_can_be_set(key: str) -> None:
+    found = parse_toml(f"{key} = 2.5", FILE)
+    assert getattr(found, key) == 2.5
+    assert getattr(build_config(Flags(), found, FALLBACK, FILE.parent), key) == 2.5
+    assert getattr(build_config(Flags(), FileConfig(), FALLBACK, FILE.parent), key) >= 15
+    with pytest.raises(UsageError, match="is less than a second"):
+        parse_toml(f"{key} = 0.9", FILE)
 
 
 @pytest.mark.parametrize("key", ["host", "multiproc_dir"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 from decimal import Decimal
 from enum import Enum, StrEnum
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import telemetry
 from telemetry.labels import (
     ALLOWLISTS,
     LIMIT_IDS,
@@ -18,6 +20,7 @@ from telemetry.labels import (
     sanitize_strategy_id,
 )
 from telemetry.metrics import FAMILIES, SERIES_BYTES, build_zero_series
+from telemetry.policy import ALLOWED_LABELS, FORBIDDEN_LABELS, build_policy
 
 
 @pytest.mark.parametrize(
@@ -204,3 +207,21 @@ def test_the_room_kept_for_a_series_holds_the_longest_one() -> None:
         name = spec.name.removesuffix("_total")
         key = mmap_key(name, spec.name, list(spec.label_names), longest, spec.help)
         assert 4 + len(key) + 8 + 16 <= SERIES_BYTES
+
+
+def test_the_session_api_cannot_express_a_label_that_is_not_allowed() -> None:
+    written = {label for spec in FAMILIES for label in spec.label_names}
+    assert written == ALLOWED_LABELS
+    assert not written & FORBIDDEN_LABELS
+    # No function takes a name for a label: each is a keyword of its own, and there is no `**`.
+    for name in telemetry.__all__:
+        parameters = inspect.signature(getattr(telemetry, name)).parameters.values()
+        assert not [p for p in parameters if p.kind in {p.VAR_KEYWORD, p.VAR_POSITIONAL}], name
+        values = {"n", "exposure", "utilization_0_1", "port"}
+        assert {p.name for p in parameters} - values <= ALLOWED_LABELS, name
+
+
+@pytest.mark.parametrize("label", sorted(FORBIDDEN_LABELS))
+def test_no_configuration_allows_what_names_an_instrument_or_a_run(label: str) -> None:
+    with pytest.raises(ValueError, match="can never be allowed"):
+        build_policy(["venue", label])

@@ -16,7 +16,7 @@ from supervisor.config import Policy, SessionSpec
 from supervisor.drift import Finding
 from supervisor.fleet import Fleet, Phase, build_fleet
 from supervisor.lifecycle import Ending, Process, State, Target
-from supervisor.render import render_bytes, render_seconds, render_status
+from supervisor.render import render_bytes, render_drift, render_seconds, render_status
 from supervisor.status import (
     Facts,
     ShardFacts,
@@ -517,21 +517,36 @@ def test_what_comes_from_outside_cannot_command_the_terminal() -> None:
     evil = "\x1b[2J[red]x[/red][/]\x9b\n\udcff"
     document["sessions"][0] |= {"command": ["sh", "-c", evil], "reason": evil}
     document["shards"]["dir"] = document["port"]["host"] = evil
-    document["drift"] = [{"kind": "unexpected-file", "subject": evil, "hint": evil}]
+    document["drift"] = [{"kind": "unexpected-file", "subject": evil, "actual": evil, "hint": evil}]
     text = "".join(draw(document, 200))
     assert "\x1b" not in text
     assert "\x9b" not in text
-    assert text.count("\\x1b[2J[red]x[/red][/]\\x9b\\x0a\\udcff") == 6
+    assert text.count("\\x1b[2J[red]x[/red][/]\\x9b\\x0a\\udcff") == 7
     assert text.encode()
 
 
 def test_unreadable_shards_and_findings_are_shown_when_there_are_any() -> None:
     document = build(RUNNING)
     document["shards"]["unreadable"] = 2
-    document["drift"] = [{"kind": "orphan-shard", "subject": "counter_9.db", "hint": "wait"}]
+    found = {"kind": "orphan-shard", "subject": "pid 9", "actual": "it is dead", "hint": "wait"}
+    document["drift"] = [found]
     lines = draw(document, 100)
     assert "2 live, 1 retired, 2 unreadable, 192K in" in lines[2]
-    assert lines[-1] == "orphan-shard: counter_9.db: wait"
+    assert lines[-1] == "orphan-shard: pid 9: it is dead. wait"
+
+
+def test_a_finding_is_shown_with_all_that_it_says() -> None:
+    evil = "\x1b[2J"
+    found = {"kind": "stale-values", "subject": evil, "since_seconds": 61.0}
+    found |= {"expected": "a value moves", "actual": "none does, for a long while", "hint": evil}
+    assert [click.unstyle(line) for line in render_drift([found], 32)] == [
+        "stale-values: \\x1b[2J, for 1m01s",
+        "  expected  a value moves",
+        "  actual    none does, for a",
+        "            long while",
+        "  hint      \\x1b[2J",
+    ]
+    assert len(render_drift([found, found], None)) == 8
 
 
 @pytest.mark.parametrize(
