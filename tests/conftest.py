@@ -5,8 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from stack import Stack
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Run from a script's `&`, every child would inherit that, and no Ctrl-C could be tested.
@@ -38,3 +45,14 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.upper().startswith(("PEAKTRADE_", "PEAK_TRADE_", "PROMETHEUS_", "PTSUP_RUN")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    from stack import Stack
+
+    made = Stack(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from waiting import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
+CHILDREN = ROOT / "tests" / "children"
 EXAMPLE = ROOT / "examples" / "shadow_session.py"
 BIN = Path(sys.executable).parent
 SHADOW = f"{sys.executable} {EXAMPLE}"
@@ -114,6 +115,23 @@ class Stack:
         wait_for(arrived, timeout_seconds=timeout, what=f"{name} to be {' or '.join(states)}")
         return found
 
+    def read_log(self, name: str) -> str:
+        """Read the whole log of a session; empty when it has none yet."""
+        path = self.run_dir / "logs" / f"{name}.log"
+        return path.read_text() if path.exists() else ""
+
+    def wait_for_log(self, name: str, text: str) -> str:
+        """Wait until a session has written that; give its whole log."""
+        return wait_for(
+            lambda: found if text in (found := self.read_log(name)) else "",
+            what=f"{text!r} in the log of {name}",
+        )
+
+    def read_state(self, name: str) -> dict[str, Any]:
+        """Read the state file of one process."""
+        found: dict[str, Any] = json.loads((self.run_dir / "state" / f"{name}.json").read_text())
+        return found
+
     def scrape(self, path: str = "/metrics") -> str:
         """Fetch the page."""
         url = f"http://127.0.0.1:{self.port}{path}"
@@ -179,6 +197,11 @@ class Stack:
             self.run("stop", "--timeout", "2", code=None)
         for process in self.processes():
             process.kill()
+
+
+def child(name: str, *arguments: str) -> str:
+    """Build the command of one of the tests' own little programs."""
+    return " ".join([sys.executable, str(CHILDREN / f"{name}.py"), *arguments])
 
 
 def read_ledgers(*paths: Path) -> Counter[Series]:

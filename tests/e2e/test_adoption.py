@@ -15,30 +15,12 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from stack import SHADOW, Stack, drop_zeros, find_free_port, read_ledgers
+from stack import SHADOW, Stack, child, drop_zeros, find_free_port, read_ledgers
 from telemetry.processes import is_alive
 from waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-CHILDREN = Path(__file__).resolve().parent.parent / "children"
-
-
-def child(name: str, *arguments: str) -> str:
-    return " ".join([sys.executable, str(CHILDREN / f"{name}.py"), *arguments])
-
-
-def read_log(stack: Stack, name: str) -> str:
-    path = stack.run_dir / "logs" / f"{name}.log"
-    return path.read_text() if path.exists() else ""
-
-
-def wait_for_log(stack: Stack, name: str, text: str) -> str:
-    return wait_for(
-        lambda: read_log(stack, name) if text in read_log(stack, name) else "",
-        what=f"{text!r} in the log of {name}",
-    )
 
 
 def gone(pid: int) -> bool:
@@ -61,13 +43,8 @@ def find_pids(status: dict[str, Any]) -> dict[str, int]:
     return {**pids, "metricsd": status["metricsd"]["pid"]}
 
 
-def read_state(stack: Stack, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((stack.run_dir / "state" / f"{name}.json").read_text())
-    return found
-
-
 def change_state(stack: Stack, name: str, **changes: Any) -> None:
-    document = {**read_state(stack, name), **changes}
+    document = {**stack.read_state(name), **changes}
     (stack.run_dir / "state" / f"{name}.json").write_text(json.dumps(document))
 
 
@@ -225,7 +202,7 @@ def test_an_adopted_session_that_dies_is_restarted(stack: Stack) -> None:
 
 def test_what_an_adopted_leader_leaves_is_gone_before_its_next_incarnation(stack: Stack) -> None:
     stack.start("-s", f"e={child('escapes', '--deaf')}", "--restart", "always")
-    escaped = int(wait_for_log(stack, "e", "escaped").split()[-1])
+    escaped = int(stack.wait_for_log("e", "escaped").split()[-1])
     before = find_pids(kill_supervisor(stack))
     change_state(stack, "e", stop_timeout_seconds=1)
     stack.run("start", "-d")
@@ -236,7 +213,7 @@ def test_what_an_adopted_leader_leaves_is_gone_before_its_next_incarnation(stack
 
 def test_what_the_dead_left_is_gone_after_a_takeover(stack: Stack) -> None:
     stack.start("-s", f"w={child('double_forks')}", "-s", f"e={child('escapes')}")
-    escaped = int(wait_for_log(stack, "e", "escaped").split()[-1])
+    escaped = int(stack.wait_for_log("e", "escaped").split()[-1])
     before = kill_supervisor(stack)
     kill(find_pids(before)["e"])
     stack.run("start", "-d")
@@ -293,7 +270,7 @@ def test_a_metricsd_that_hangs_is_killed_and_the_port_bound_anew(stack: Stack) -
 
 def test_a_stop_under_way_is_finished(stack: Stack) -> None:
     stack.start("-s", f"deaf={child('ignores_term')}", "-s", "b=sleep 600")
-    wait_for_log(stack, "deaf", "deaf")
+    stack.wait_for_log("deaf", "deaf")
     stopping = stack.popen("stop", "deaf", "--timeout", "60")
     wait_for(lambda: stack.session("deaf")["state"] == "stopping", what="the stop")
     before = kill_supervisor(stack)
@@ -371,13 +348,13 @@ def test_an_adopted_session_that_could_trade_live_is_stopped_and_told(stack: Sta
     live = psutil.Popen(["sleep", "600"], env={"PT_LIVE": "1"}, start_new_session=True)
     try:
         # As if it had been started before the gate was there.
-        ticks = read_state(stack, "a")["identity"].partition("@")[2]
+        ticks = stack.read_state("a")["identity"].partition("@")[2]
         start = Path(f"/proc/{live.pid}/stat").read_text().rpartition(")")[2].split()[19]
         change_state(stack, "a", pid=live.pid, identity=f"{start}@{ticks}", nonce="")
         stack.run("start", "-d")
         a = stack.wait_for_state("a", "stopped")
         assert "PT_LIVE" in a["reason"]
-        assert "a is stopped:" in read_log(stack, "supervisor")
+        assert "a is stopped:" in stack.read_log("supervisor")
         assert stack.session("b")["pid"] == before["b"]
     finally:
         live.kill()
@@ -411,9 +388,9 @@ def test_a_stop_after_an_adoption_leaves_nothing(stack: Stack, deaf: list[str]) 
         *("-s", f"e={child('escapes', *deaf)}"),
         *("-s", f"w={child('leaves_worker', *deaf)}"),
     )
-    wait_for_log(stack, "deaf", "deaf")
-    wait_for_log(stack, "e", "escaped")
-    wait_for_log(stack, "w", "worker")
+    stack.wait_for_log("deaf", "deaf")
+    stack.wait_for_log("e", "escaped")
+    stack.wait_for_log("w", "worker")
     kill_supervisor(stack)
     stack.run("start", "-d")
     began = time.monotonic()

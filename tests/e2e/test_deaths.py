@@ -13,46 +13,24 @@ import sys
 import threading
 import time
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from stack import SHADOW
+from stack import SHADOW, child
 from telemetry.shards import RETIRED, render_shard
 from waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from stack import Stack
 
-CHILDREN: Final = Path(__file__).resolve().parent.parent / "children"
 BLOCKS: Final = ("peaktrade_risk_blocks_total", (("reason", "runtime:halt"),))
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="needs a subreaper")
-
-
-def child(name: str) -> str:
-    return f"{sys.executable} {CHILDREN / f'{name}.py'}"
-
-
-def read_log(stack: Stack, name: str) -> str:
-    path = stack.run_dir / "logs" / f"{name}.log"
-    return path.read_text() if path.exists() else ""
-
-
-def wait_for_log(stack: Stack, name: str, text: str) -> str:
-    return wait_for(
-        lambda: read_log(stack, name) if text in read_log(stack, name) else "",
-        what=f"{text!r} in the log of {name}",
-    )
-
-
-def read_state(stack: Stack, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((stack.run_dir / "state" / f"{name}.json").read_text())
-    return found
 
 
 def plant(stack: Stack, pid: int, count: float) -> Path:
@@ -80,7 +58,7 @@ def find_value(page: str, name: str, **labels: str) -> float | None:
 
 def test_whoever_died_is_out_of_the_flat_directory_and_on_the_page(stack: Stack) -> None:
     stack.start("-s", f"a={SHADOW} --speed 400", "-s", f"w={child('reaps_workers')}")
-    wait_for_log(stack, "w", "done")
+    stack.wait_for_log("w", "done")
     stack.wait_for_state("a", "exited", timeout=30)
     before = stack.counters()
     stack.run("stop", "a", "w")
@@ -93,7 +71,7 @@ def test_whoever_died_is_out_of_the_flat_directory_and_on_the_page(stack: Stack)
     )
     assert stack.counters() == before
     assert before[BLOCKS] >= 3
-    assert "orphan-shard" in read_log(stack, "supervisor")
+    assert "orphan-shard" in stack.read_log("supervisor")
     assert stack.status()["shards"]["live"] == 0
 
 
@@ -138,7 +116,7 @@ def test_an_orphan_whose_shards_cannot_be_claimed_is_reaped_all_the_same(stack: 
     retired.rename(aside)
     retired.symlink_to(aside)
     stack.start("-s", f"forks={child('double_forks')}")
-    orphan = int(wait_for_log(stack, "forks", "orphan").split()[-1])
+    orphan = int(stack.wait_for_log("forks", "orphan").split()[-1])
     wait_for(partial(is_gone, orphan), timeout_seconds=5, what="the orphan to be reaped")
     (found,) = stack.status()["drift"]
     assert (found["kind"], found["subject"]) == ("claim-failed", f"an orphan (pid {orphan})")
@@ -292,8 +270,8 @@ def scraped(port: int) -> Iterator[list[str]]:
 @LINUX_ONLY
 def test_the_last_page_has_the_last_counts_of_everybody_wherever_it_hid(stack: Stack) -> None:
     stack.start("-s", f"e={child('counts_at_its_end')}", "-s", f"w={child('reaps_workers')}")
-    wait_for_log(stack, "e", "escaped")
-    wait_for_log(stack, "w", "done")
+    stack.wait_for_log("e", "escaped")
+    stack.wait_for_log("w", "done")
     assert stack.counters()[BLOCKS] == 4
     with scraped(stack.port) as pages:
         wait_for(lambda: pages, what="a scrape")
@@ -308,7 +286,7 @@ def test_the_last_page_has_the_last_counts_of_everybody_wherever_it_hid(stack: S
 
 def find_other(stack: Stack, pid: int) -> int | None:
     """Find the metricsd that was spawned after the one of this pid."""
-    recorded: int | None = read_state(stack, "metricsd")["pid"]
+    recorded: int | None = stack.read_state("metricsd")["pid"]
     return None if recorded == pid else recorded
 
 
@@ -317,8 +295,8 @@ def test_a_hang_is_noticed_and_replaced_in_three_seconds_its_death_confirmed(
 ) -> None:
     stack.start()
     for _ in range(2):
-        hung = read_state(stack, "metricsd")["pid"]
-        wait_for(lambda: read_state(stack, "metricsd")["state"] == "running")
+        hung = stack.read_state("metricsd")["pid"]
+        wait_for(lambda: stack.read_state("metricsd")["state"] == "running")
         os.kill(hung, signal.SIGSTOP)
         began = time.monotonic()
         new = wait_for(partial(find_other, stack, hung), timeout_seconds=8, what="another metricsd")

@@ -12,35 +12,19 @@ import socket
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
-from stack import BIN
+from stack import BIN, child
 from waiting import wait_for
 
 if TYPE_CHECKING:
     from stack import Stack
 
-CHILDREN = Path(__file__).resolve().parent.parent / "children"
 PTSUP = str(BIN / "ptsup")
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and a subreaper")
-
-
-def child(name: str, *arguments: str) -> str:
-    return " ".join([sys.executable, str(CHILDREN / f"{name}.py"), *arguments])
-
-
-def wait_for_log(stack: Stack, name: str, text: str) -> str:
-    path = stack.run_dir / "logs" / f"{name}.log"
-
-    def read() -> str:
-        found = path.read_text() if path.exists() else ""
-        return found if text in found else ""
-
-    return wait_for(read, what=f"{text!r} in the log of {name}")
 
 
 def is_gone(pid: int) -> bool:
@@ -73,7 +57,7 @@ def ask(stack: Stack, verb: str, **parameters: Any) -> dict[str, Any]:
 
 def test_twenty_deaf_workers_are_gone_after_the_stop(stack: Stack) -> None:
     stack.start("-s", f"a={child('hostile_workers', '20')}")
-    wait_for_log(stack, "a", "ready")
+    stack.wait_for_log("a", "ready")
     stack.run("stop", "--timeout", "0.3")
     stack.assert_nothing_left()
 
@@ -81,7 +65,7 @@ def test_twenty_deaf_workers_are_gone_after_the_stop(stack: Stack) -> None:
 @LINUX_ONLY
 def test_a_hundred_orphans_that_die_at_once_are_all_reaped(stack: Stack) -> None:
     stack.start("-s", f"a={child('hostile_workers', '100', '--escape')}")
-    wait_for_log(stack, "a", "ready")
+    stack.wait_for_log("a", "ready")
     status = stack.status()
     supervisor = psutil.Process(status["supervisor"]["pid"])
     ours = {status["metricsd"]["pid"], status["sessions"][0]["pid"]}
@@ -117,7 +101,7 @@ def test_a_hundred_hand_overs_cost_no_descriptor_and_no_zombie(stack: Stack) -> 
 @LINUX_ONLY
 def test_a_session_cannot_take_the_metrics_port_on_any_address(stack: Stack) -> None:
     stack.start("-s", f"a={child('hostile_binder', str(stack.port))}")
-    assert "took" not in wait_for_log(stack, "a", "done")
+    assert "took" not in stack.wait_for_log("a", "done")
     stack.scrape()
 
 
@@ -155,7 +139,7 @@ def test_a_recorded_pid_that_is_another_process_by_now_is_never_signalled(stack:
 
 def test_a_stop_of_orphans_that_was_interrupted_is_finished_by_the_next(stack: Stack) -> None:
     stack.start("-s", f"deaf={child('ignores_term')}")
-    wait_for_log(stack, "deaf", "deaf")
+    stack.wait_for_log("deaf", "deaf")
     kill_supervisor(stack)
     first = stack.popen("stop", "--timeout", "60")
     assert first.stdout is not None
@@ -240,7 +224,7 @@ def test_stop_ends_a_start_whose_metricsd_cannot_come_up(stack: Stack) -> None:
         *("start", "-d", "--port", str(stack.port), "-s", "a=sleep 600"),
         PYTHONPATH=str(poison.parent),
     )
-    wait_for_log(stack, "metricsd", "poison")
+    stack.wait_for_log("metricsd", "poison")
     stack.run("stop")
     _, err = starting.communicate(timeout=15)
     assert starting.returncode == 1
@@ -253,7 +237,7 @@ def test_stop_ends_a_start_whose_metricsd_cannot_come_up(stack: Stack) -> None:
 
 def test_stops_at_the_same_time_all_see_the_end(stack: Stack) -> None:
     stack.start("-s", f"deaf={child('ignores_term')}")
-    wait_for_log(stack, "deaf", "deaf")
+    stack.wait_for_log("deaf", "deaf")
     stops = [stack.popen("stop", "--timeout", "2") for _ in range(4)]
     answers = [stop.communicate(timeout=20) for stop in stops]
     assert [stop.returncode for stop in stops] == [0] * 4, answers
@@ -262,7 +246,7 @@ def test_stops_at_the_same_time_all_see_the_end(stack: Stack) -> None:
 
 def test_a_start_during_a_stop_is_refused_in_one_line(stack: Stack) -> None:
     stack.start("-s", f"deaf={child('ignores_term')}")
-    wait_for_log(stack, "deaf", "deaf")
+    stack.wait_for_log("deaf", "deaf")
     stopping = stack.popen("stop", "--timeout", "60")
     wait_for(lambda: stack.status()["supervisor"]["state"] == "stopping")
     refused = stack.run("start", "-d", "-s", "b=sleep 600", code=1)
@@ -338,7 +322,7 @@ def test_a_large_environment_reaches_started_and_handed_over_sessions(stack: Sta
     stack.start("-s", f"a={command}")
     stack.run("start", "-d", "-s", f"b={command}")
     for name in ("a", "b"):
-        wait_for_log(stack, name, "100000\n")
+        stack.wait_for_log(name, "100000\n")
 
 
 @pytest.mark.parametrize("missing", [("HOME",), ("PATH",), ("HOME", "PATH", "LANG", "TERM")])

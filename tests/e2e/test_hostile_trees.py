@@ -10,11 +10,11 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from stack import CHILDREN
 from supervisor.client import ask_running
 from supervisor.control import Request
 from supervisor.rundir import RunDir
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 TREES: Final = int(os.environ.get("PTSUP_TREES") or 20)
 AT_ONCE: Final = max(10, TREES // 4)
-CHILDREN: Final = Path(__file__).resolve().parent.parent / "children"
 KINDS: Final = ("deaf", "escape", "dying", "chain", "log")
 READY: Final = {"deaf": 2, "escape": 2, "dying": 1, "chain": 6, "log": 2}
 
@@ -40,14 +39,9 @@ def tree(kind: str, *options: str) -> str:
     return " ".join([sys.executable, str(CHILDREN / "hostile_tree.py"), kind, *options])
 
 
-def read_log(stack: Stack, name: str) -> str:
-    path = stack.run_dir / "logs" / f"{name}.log"
-    return path.read_text() if path.exists() else ""
-
-
 def wait_until_up(stack: Stack, name: str, kind: str) -> None:
     wait_for(
-        lambda: read_log(stack, name).count("ready") >= READY[kind],
+        lambda: stack.read_log(name).count("ready") >= READY[kind],
         timeout_seconds=60,
         what=f"the whole tree of {name}",
     )
@@ -55,7 +49,7 @@ def wait_until_up(stack: Stack, name: str, kind: str) -> None:
 
 def find_pids(stack: Stack, name: str) -> set[int]:
     """Find whoever ever said its pid in the log of a session."""
-    return {int(pid) for pid in re.findall(r"pid (\d+)", read_log(stack, name))}
+    return {int(pid) for pid in re.findall(r"pid (\d+)", stack.read_log(name))}
 
 
 def stop(stack: Stack, *names: str, timeout_seconds: float) -> float:

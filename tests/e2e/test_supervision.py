@@ -5,39 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from stack import BIN, SHADOW
+from stack import BIN, SHADOW, child
 from waiting import wait_for
 
 if TYPE_CHECKING:
     from stack import Stack
-
-CHILDREN = Path(__file__).resolve().parent.parent / "children"
-
-
-def child(name: str, *arguments: str) -> str:
-    return " ".join([sys.executable, str(CHILDREN / f"{name}.py"), *arguments])
-
-
-def read_log(stack: Stack, name: str) -> str:
-    path = stack.run_dir / "logs" / f"{name}.log"
-    return path.read_text() if path.exists() else ""
-
-
-def wait_for_log(stack: Stack, name: str, text: str) -> str:
-    return wait_for(
-        lambda: read_log(stack, name) if text in read_log(stack, name) else "",
-        what=f"{text!r} in the log of {name}",
-    )
 
 
 def gone(pid: int) -> bool:
@@ -53,7 +33,7 @@ def replaced(stack: Stack, pid: int) -> bool:
 
 def test_a_session_that_ignores_term_is_killed_at_its_timeout(stack: Stack) -> None:
     stack.start("-s", f"deaf={child('ignores_term')}")
-    wait_for_log(stack, "deaf", "deaf")
+    stack.wait_for_log("deaf", "deaf")
     began = time.monotonic()
     stack.run("stop", "--timeout", "1")
     assert 1 <= time.monotonic() - began < 4
@@ -62,7 +42,7 @@ def test_a_session_that_ignores_term_is_killed_at_its_timeout(stack: Stack) -> N
 
 def test_what_is_left_of_a_dead_leaders_group_is_ended_before_the_reap(stack: Stack) -> None:
     stack.start("-s", f"gentle={child('leaves_worker')}")
-    worker = int(wait_for_log(stack, "gentle", "worker").split()[-1])
+    worker = int(stack.wait_for_log("gentle", "worker").split()[-1])
     ended = stack.wait_for_state("gentle", "exited")
     assert ended["exit"] == "3"
     assert not psutil.pid_exists(worker)
@@ -73,14 +53,14 @@ def test_a_deaf_remnant_is_killed(stack: Stack) -> None:
     command = child("leaves_worker", "--deaf")
     config.write_text(f'[session.deaf]\ncommand = "{command}"\nstop_timeout_seconds = 0.5\n')
     stack.start()
-    worker = int(wait_for_log(stack, "deaf", "worker").split()[-1])
+    worker = int(stack.wait_for_log("deaf", "worker").split()[-1])
     assert stack.wait_for_state("deaf", "exited")["exit"] == "3"
     assert not psutil.pid_exists(worker)
 
 
 def test_an_orphaned_worker_is_claimed_and_reaped(stack: Stack) -> None:
     stack.start("-s", f"forks={child('double_forks')}")
-    orphan = int(wait_for_log(stack, "forks", "orphan").split()[-1])
+    orphan = int(stack.wait_for_log("forks", "orphan").split()[-1])
     wait_for(partial(gone, orphan), what="the orphan to be reaped")
     assert not [name for name in stack.shards if str(orphan) in name]
     blocks = ("peaktrade_risk_blocks_total", (("reason", "runtime:halt"),))
@@ -90,7 +70,7 @@ def test_an_orphaned_worker_is_claimed_and_reaped(stack: Stack) -> None:
 @pytest.mark.parametrize("deaf", [[], ["--deaf"]])
 def test_who_escaped_its_sessions_group_is_ended_by_stop(stack: Stack, deaf: list[str]) -> None:
     stack.start("-s", f"e={child('escapes', *deaf)}")
-    escaped = int(wait_for_log(stack, "e", "escaped").split()[-1])
+    escaped = int(stack.wait_for_log("e", "escaped").split()[-1])
     stack.run("stop", "--timeout", "1")  # it is given the time of its session
     assert not psutil.pid_exists(escaped)
     stack.assert_nothing_left()
@@ -142,7 +122,7 @@ def test_restart_gives_a_session_a_new_pid(stack: Stack) -> None:
 
 def test_a_restart_that_a_stop_overtakes_is_answered(stack: Stack) -> None:
     stack.start("-s", f"deaf={child('ignores_term')}")
-    wait_for_log(stack, "deaf", "deaf")
+    stack.wait_for_log("deaf", "deaf")
     restarting = stack.popen("restart", "deaf")
     wait_for(lambda: stack.session("deaf")["state"] == "stopping")
     stack.run("stop", "deaf", "--timeout", "0.5")
@@ -154,7 +134,7 @@ def test_a_restart_that_a_stop_overtakes_is_answered(stack: Stack) -> None:
 def test_logs_follow_shows_each_line_once_and_sessions_that_come_later(stack: Stack) -> None:
     stack.start("-s", "a=sh -c 'for i in $(seq 2000); do echo a$i; done; sleep 600'")
     following = stack.popen("logs", "-f", "-n", "5000")
-    wait_for_log(stack, "a", "a2000")
+    stack.wait_for_log("a", "a2000")
     stack.start("-s", "later=sh -c 'echo hello; sleep 600'")
     assert following.stdout is not None
     lines = []
@@ -197,7 +177,7 @@ def test_a_hung_metricsd_is_replaced(stack: Stack) -> None:
 
 def test_after_a_crash_status_tells_the_truth_and_stop_ends_the_rest(stack: Stack) -> None:
     stack.start("-s", "a=sleep 600", "-s", f"deaf={child('ignores_term')}", "-s", "done=true")
-    wait_for_log(stack, "deaf", "deaf")
+    stack.wait_for_log("deaf", "deaf")
     stack.wait_for_state("done", "exited")
     before = stack.status()
     os.kill(before["supervisor"]["pid"], signal.SIGKILL)
@@ -221,7 +201,7 @@ def test_after_a_crash_no_worker_is_missed_whose_leader_is_dead_or_who_escaped(
     stack: Stack,
 ) -> None:
     stack.start("-s", f"w={child('double_forks')}", "-s", f"e={child('escapes')}")
-    escaped = int(wait_for_log(stack, "e", "escaped").split()[-1])
+    escaped = int(stack.wait_for_log("e", "escaped").split()[-1])
     leader = stack.session("e")["pid"]
     supervisor = stack.status()["supervisor"]["pid"]
     os.kill(supervisor, signal.SIGKILL)
@@ -253,7 +233,7 @@ def test_output_of_a_detached_start_ends_with_it(stack: Stack) -> None:
 
 def test_ctrl_c_stops_a_foreground_start_in_order(stack: Stack) -> None:
     running = stack.popen("start", "--port", str(stack.port), "-s", "a=sh -c 'echo hi; sleep 600'")
-    wait_for_log(stack, "a", "hi")
+    stack.wait_for_log("a", "hi")
     wait_for(lambda: stack.session("a")["state"] == "running")
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=15)
@@ -264,7 +244,7 @@ def test_ctrl_c_stops_a_foreground_start_in_order(stack: Stack) -> None:
 
 def test_a_second_ctrl_c_stops_at_once(stack: Stack) -> None:
     running = stack.popen("start", "--port", str(stack.port), "-s", f"a={child('ignores_term')}")
-    wait_for_log(stack, "a", "deaf")
+    stack.wait_for_log("a", "deaf")
     wait_for(lambda: stack.session("a")["state"] == "running")
     running.send_signal(signal.SIGINT)
     wait_for(lambda: stack.session("a")["state"] == "stopping")
@@ -291,7 +271,7 @@ def test_a_running_supervisor_takes_new_sessions_over(stack: Stack) -> None:
         *("-s", "b=sh -c 'pwd; echo $COLOUR; sleep 600'"),
         COLOUR="teal",
     )
-    assert wait_for_log(stack, "b", "teal").split()[-2:] == [str(stack.cwd), "teal"]
+    assert stack.wait_for_log("b", "teal").split()[-2:] == [str(stack.cwd), "teal"]
     sessions = stack.status()["sessions"]
     assert [(s["name"], s["state"]) for s in sessions] == [("a", "running"), ("b", "running")]
 

@@ -7,13 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from stack import SHADOW
+from stack import CHILDREN, SHADOW, child
 from supervisor.client import ask_running
 from supervisor.control import Request
 from supervisor.rundir import RunDir
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from stack import Stack
 
 HOUR_SECONDS: Final = 3600
-CHILDREN: Final = Path(__file__).resolve().parent.parent / "children"
 TELLS_TIME: Final = (
     f"{sys.executable} -uc 'import time\nwhile True: print(time.time()); time.sleep(0.1)'"
 )
@@ -54,8 +52,10 @@ class MovedClock:
 
     def read(self) -> list[int]:
         """Read by how many hours the session `clock` was off, each time it told the time."""
-        log = (self.stack.run_dir / "logs" / "clock.log").read_text()
-        return [round((float(word) - time.time()) / HOUR_SECONDS) for word in log.split()]
+        return [
+            round((float(word) - time.time()) / HOUR_SECONDS)
+            for word in self.stack.read_log("clock").split()
+        ]
 
     def wait_until_told(self, hours: int) -> None:
         """Wait until the session has lived for a second and a half in the new time."""
@@ -74,12 +74,12 @@ def describe(stack: Stack) -> list[dict[str, Any]]:
 def test_whatever_the_wall_clock_does_all_goes_on_as_it_was(stack: Stack) -> None:
     clock = MovedClock(stack)
     ledger = stack.cwd / "ledger"
-    deaf = f"{sys.executable} {CHILDREN / 'ignores_term.py'}"
+    deaf = child("ignores_term")
     stack.start(
         *("-s", f"clock={TELLS_TIME}", "-s", f"deaf={deaf}"),
         *("-s", f"counts={SHADOW} --loop --speed 50 --ledger {ledger}"),
     )
-    wait_for(lambda: "deaf" in (stack.run_dir / "logs" / "deaf.log").read_text(), what="deaf")
+    stack.wait_for_log("deaf", "deaf")
     before = describe(stack)
     for hours in (1, -1):
         clock.jump(hours * HOUR_SECONDS)
