@@ -143,7 +143,7 @@ def test_on_a_read_only_or_full_disk_sessions_end_and_their_counts_stay(
     plant(stack, 7, 5).rename(stack.cwd / "shard")
     script = f"""
         set -e
-        mount -t tmpfs -o {options} tmpfs {directory}
+        mount -t tmpfs -o {options},mode=700 tmpfs {directory}
         ptsup start -d --port {stack.port} -s 'a=sleep 600'
         pid=$(ptsup status --json | grep -o '"target": "up", "pid": [0-9]*' | grep -o '[0-9]*$')
         cp shard {directory}/counter_$pid.db
