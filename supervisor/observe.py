@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -91,6 +94,55 @@ def find_ancestors(pid: int) -> tuple[int, ...]:
         return tuple(parent.pid for parent in psutil.Process(pid).parents())
     except psutil.Error:
         return ()
+
+
+def list_own_pids() -> list[int]:
+    """List the processes of this user."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.uids().real == os.getuid():
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def read_place(pid: int) -> tuple[str, str]:
+    """Read a process's program and working directory; "" for what may not be seen."""
+    found = {"exe": "", "cwd": ""}
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        found["exe"] = process.exe()
+        found["cwd"] = process.cwd()
+    return found["exe"], found["cwd"]
+
+
+def read_age_seconds(pid: int) -> float:
+    """Read for how long a process has lived; 0 when that may not be seen."""
+    try:
+        started = psutil.Process(pid).create_time() - psutil.boot_time()
+    except psutil.Error:
+        return 0.0
+    return max(0.0, time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", 1)) - started)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process is stopped by a signal."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return False
+
+
+def find_outside_address() -> str:
+    """Find an address of this machine that others reach it by; "" when it has none."""
+    up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
+    for name, addresses in sorted(psutil.net_if_addrs().items()):
+        for address in addresses if name in up else ():
+            if address.family == socket.AF_INET and not address.address.startswith("127."):
+                return address.address
+    return ""
 
 
 def list_pids() -> list[int]:

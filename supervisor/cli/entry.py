@@ -7,6 +7,7 @@ from typing import NoReturn
 import click
 
 import supervisor
+from supervisor.cli.doctor import doctor
 from supervisor.cli.drift import drift
 from supervisor.cli.init import init
 from supervisor.cli.logs import logs
@@ -26,7 +27,7 @@ def cli() -> None:
     """
 
 
-for command in (start, stop, restart, status, drift, logs, init, scrape_config):
+for command in (start, stop, restart, status, drift, doctor, logs, init, scrape_config):
     cli.add_command(command)
 
 

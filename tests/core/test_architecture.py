@@ -104,6 +104,16 @@ supervisor.takeover       shell  admission adoption client config drift.facts er
 supervisor.launch         shell  audit claims config control errors events fleet logs notify serve
                                  status takeover telemetry.clearing telemetry.log_lines
 supervisor.client         shell  control errors kernel
+supervisor.doctor         pure
+supervisor.doctor.facts   pure
+supervisor.doctor.find    pure   doctor doctor.facts doctor.sessions
+supervisor.doctor.sessions pure   doctor doctor.facts telemetry.labels telemetry.mode
+supervisor.doctor.interpreter shell  doctor.facts environ gates telemetry.masking telemetry.mode
+supervisor.doctor.processes shell  doctor.facts doctor.interpreter environ kernel logs look.values
+                                 observe telemetry.masking telemetry.mode telemetry.shards
+supervisor.doctor.stack   shell  client config control doctor.facts doctor.processes doctor.sessions
+                                 drift errors kernel look.health observe orphans probe
+                                 telemetry.holders telemetry.mode
 supervisor.follow         shell  logs telemetry.plain
 supervisor.handover       shell  client config control errors
 supervisor.report         shell  client control orphans
@@ -111,6 +121,8 @@ supervisor.foreground     shell  client control errors follow launch status
 supervisor.cli            pure
 supervisor.cli.options    shell  config config.flags config.toml errors rundir status telemetry.mode
                                  telemetry.plain
+supervisor.cli.doctor     shell  cli.options config config.flags doctor doctor.find doctor.stack
+                                 errors telemetry.plain
 supervisor.cli.start      shell  admission cli.options client config config.flags errors
                                  foreground
                                  handover launch loop takeover
@@ -120,8 +132,8 @@ supervisor.cli.drift      shell  cli.options client control drift errors render
 supervisor.cli.logs       shell  cli.options config errors follow
 supervisor.cli.init       shell  cli.options config config.flags errors units
 supervisor.cli.scrape_config  shell  cli.options config config.flags scrape_config
-supervisor.cli.entry      shell  supervisor cli.drift cli.init cli.logs cli.scrape_config cli.start
-                                 cli.outcome cli.status cli.stop
+supervisor.cli.entry      shell  cli.doctor cli.drift cli.init cli.logs cli.outcome
+                                 cli.scrape_config cli.start cli.status cli.stop supervisor
 supervisor.cli.outcome    shell  errors telemetry.plain
 supervisor.cli.__main__   shell  cli.entry
 
@@ -183,6 +195,7 @@ TELEMETRY_DOORS: Final = {
     "clearing",
     "directories",
     "holders",
+    "labels",
     "listen",
     "log_lines",
     "masking",
@@ -261,6 +274,7 @@ STARTERS: Final = {
     "supervisor.spawn": {"subprocess.Popen"},
     "supervisor.launch": {"os.fork"},
     "supervisor.kernel.darwin": {"subprocess.run"},
+    "supervisor.doctor.interpreter": {"subprocess.SubprocessError", "subprocess.run"},
     "telemetry.processes": {"subprocess.run"},
 }
 
