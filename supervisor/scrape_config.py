@@ -1,24 +1,81 @@
-"""The Prometheus side of the wiring, as text to paste or to load. Pure."""
+"""The Prometheus side of the wiring, as text to paste, to load or to serve. Pure."""
 
 from __future__ import annotations
 
 import json
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 from telemetry.mode import render_address
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
 JOB_NAME: Final = "peak_trade_metricsd"
+# Sessions in mode A, which have a page of their own: the runbook's name for them.
+SESSION_JOB_NAME: Final = "peak_trade_session"
+DEFAULT_PATH: Final = "/metrics"
 # What a Prometheus in a container calls the machine it runs on.
 DEFAULT_HOST: Final = "host.docker.internal"
 
 
-def render_scrape_config(host: str, port: int) -> str:
-    """Write the `scrape_configs` section of a prometheus.yml: one job, metricsd."""
-    # A JSON string is a YAML string, whatever the host holds.
-    target = json.dumps(render_address(host, port))
-    return (
-        "scrape_configs:\n"
-        f"  - job_name: {JOB_NAME}\n"
-        "    static_configs:\n"
-        f"      - targets: [{target}]\n"
-    )
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One page to scrape: the job it is scraped as, and where it is on this machine."""
+
+    job: str
+    port: int
+    path: str = DEFAULT_PATH
+
+
+def find_targets(status: Mapping[str, Any]) -> list[Target]:
+    """Find what a status document has to scrape: metricsd, exporters, sessions in mode A.
+
+    What is wanted up counts, whether it is so at the moment or not.
+    """
+    found = [Target(JOB_NAME, status["port"]["port"])]
+    for exporter in status["exporters"]:
+        if exporter.get("port") and exporter.get("target", "up") == "up":
+            path = exporter.get("path") or DEFAULT_PATH
+            found.append(Target(name_job(exporter["name"]), exporter["port"], path))
+    return found + [
+        Target(SESSION_JOB_NAME, session["port"])
+        for session in status["sessions"]
+        if session.get("mode") == "A" and session.get("port") and session["target"] == "up"
+    ]
+
+
+def name_job(exporter: str) -> str:
+    """Name the job of an exporter: `peak_trade_ai_live`."""
+    job = f"peak_trade_{exporter}"
+    return f"{job}_exporter" if job in {JOB_NAME, SESSION_JOB_NAME} else job
+
+
+def render_scrape_config(host: str, targets: Iterable[Target]) -> str:
+    """Write the `scrape_configs` section of a prometheus.yml, a job for each name."""
+    jobs: dict[tuple[str, str], list[str]] = {}
+    for target in targets:
+        jobs.setdefault((target.job, target.path), []).append(render_address(host, target.port))
+    lines = ["scrape_configs:"]
+    for (job, path), addresses in jobs.items():
+        # A JSON string is a YAML string, whatever the host or the path holds.
+        lines.append(f"  - job_name: {job}")
+        if path != DEFAULT_PATH:
+            lines.append(f"    metrics_path: {json.dumps(path)}")
+        lines.append("    static_configs:")
+        lines.append(f"      - targets: {json.dumps(addresses)}")
+    return "\n".join(lines) + "\n"
+
+
+def render_discovery(host: str, targets: Sequence[Target]) -> str:
+    """Write the document that file_sd reads and http_sd is answered with: they are the same.
+
+    The labels of a group stand above what the job that discovers it says.
+    """
+    groups = []
+    for target in targets:
+        labels = {"job": target.job}
+        if target.path != DEFAULT_PATH:
+            labels["__metrics_path__"] = target.path
+        groups.append({"targets": [render_address(host, target.port)], "labels": labels})
+    return json.dumps(groups, indent=2) + "\n"

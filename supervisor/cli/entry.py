@@ -16,6 +16,7 @@ from supervisor.cli.scrape_config import scrape_config
 from supervisor.cli.start import start
 from supervisor.cli.status import status
 from supervisor.cli.stop import restart, stop
+from supervisor.cli.verify import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,7 +28,7 @@ def cli() -> None:
     """
 
 
-for command in (start, stop, restart, status, drift, doctor, logs, init, scrape_config):
+for command in (start, stop, restart, status, drift, doctor, logs, init, scrape_config, verify):
     cli.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""`ptsup scrape-config`: the wiring, to paste into a prometheus.yml."""
+"""`ptsup scrape-config`: the wiring, to paste into a prometheus.yml or to be discovered by."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING
 import click
 
 from supervisor.cli.options import read_config, run_dir_option
-from supervisor.config import SUPERVISOR
 from supervisor.config.flags import Flags
-from supervisor.scrape_config import DEFAULT_HOST, render_scrape_config
+from supervisor.errors import NothingRunsError
+from supervisor.report import read_report
+from supervisor.scrape_config import (
+    DEFAULT_HOST,
+    JOB_NAME,
+    Target,
+    find_targets,
+    render_discovery,
+    render_scrape_config,
+)
 
 if TYPE_CHECKING:
     from supervisor.rundir import RunDir
@@ -21,7 +29,8 @@ if TYPE_CHECKING:
     epilog="""\b
 examples:
   ptsup scrape-config                        for a Prometheus in a container
-  ptsup scrape-config --host 127.0.0.1       for one on this machine""",
+  ptsup scrape-config --host 127.0.0.1       for one on this machine
+  ptsup scrape-config --format file_sd > targets.json""",
 )
 @click.option(
     "--host",
@@ -30,10 +39,33 @@ examples:
     show_default=True,
     help="What Prometheus calls this machine.",
 )
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["static", "file_sd", "http_sd"]),
+    default="static",
+    show_default=True,
+    help="The scrape_configs section, or the JSON that file_sd reads and http_sd is answered with.",
+)
 @run_dir_option
-def scrape_config(host: str, run_dir: RunDir) -> int:
-    """Print what Prometheus needs to know: the scrape_configs section of its file."""
-    own = run_dir.read_states().get(SUPERVISOR)
-    port = own["port"] if own else read_config(None, Flags(), frozenset()).port
-    click.echo(render_scrape_config(host, port), nl=False)
+def scrape_config(host: str, form: str, run_dir: RunDir) -> int:
+    """Print what Prometheus needs to know: a job for each page that runs here.
+
+    They are metricsd, the exporters, and the sessions in mode A. When nothing runs: what
+    ptsup.toml in this directory names.
+    """
+    targets = _find_targets(run_dir)
+    render = render_scrape_config if form == "static" else render_discovery
+    click.echo(render(host, targets), nl=False)
     return 0
+
+
+def _find_targets(run_dir: RunDir) -> list[Target]:
+    """Read what there is to scrape: from what runs or ran, else from the configuration."""
+    try:
+        document, _ = read_report(run_dir)
+        if document["port"]["port"]:
+            return find_targets(document)
+    except NothingRunsError:
+        pass
+    return [Target(JOB_NAME, read_config(None, Flags(), frozenset()).port)]

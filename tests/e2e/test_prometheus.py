@@ -3,89 +3,31 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import urllib.parse
-import urllib.request
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from stack import ROOT, SHADOW, find_free_port, read_ledgers
+from prometheus_server import UP, running_prometheus
+from stack import ROOT, SHADOW, read_ledgers
 from waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from prometheus_server import Prometheus
     from stack import Series, Stack
 
 pytestmark = pytest.mark.needs_prometheus
-
-UP = 'up{job="peak_trade_metricsd"}'
-
-
-@dataclass
-class Prometheus:
-    port: int
-
-    def get(self, path: str, **parameters: str) -> Any:
-        query = urllib.parse.urlencode(parameters)
-        url = f"http://127.0.0.1:{self.port}{path}?{query}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return json.load(answer)
-
-    def ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/-/ready", timeout=1):
-                return True
-        except OSError:
-            return False
-
-    def query(self, expression: str) -> dict[Series, float]:
-        """Evaluate an instant query: values by name and labels, less job and instance."""
-        found = {}
-        for entry in self.get("/api/v1/query", query=expression)["data"]["result"]:
-            labels = dict(entry["metric"])
-            name = labels.pop("__name__", "")
-            labels.pop("job", None)
-            labels.pop("instance", None)
-            found[name, tuple(sorted(labels.items()))] = float(entry["value"][1])
-        return found
-
-    def value(self, expression: str) -> float | None:
-        return next(iter(self.query(expression).values()), None)
 
 
 @pytest.fixture
 def prometheus(stack: Stack) -> Iterator[Prometheus]:
     """Start metricsd alone, then a Prometheus that scrapes it every second."""
     stack.start()
-    config = stack.cwd / "prometheus.yml"
     printed = stack.run("scrape-config", "--host", "127.0.0.1").stdout
-    config.write_text(f"global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n{printed}")
-    subprocess.run(["promtool", "check", "config", str(config)], check=True, capture_output=True)
-    port = find_free_port()
-    with (stack.cwd / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                "prometheus",
-                f"--config.file={config}",
-                f"--storage.tsdb.path={stack.cwd / 'tsdb'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-                # Every scrape counts for a query at once, not only the ones five minutes apart.
-                "--query.lookback-delta=5m",
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        made = Prometheus(port)
-        wait_for(made.ready, timeout_seconds=30, what="Prometheus to be ready")
+    with running_prometheus(stack.cwd, printed) as made:
         yield made
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_prometheus_sees_the_target_stay_and_the_series_equal_the_ledger(
