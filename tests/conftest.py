@@ -19,8 +19,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Run from a script's `&`, every child would inherit that, and no Ctrl-C could be tested.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup, likewise
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+for _ignored in (signal.SIGHUP, signal.SIGQUIT):  # under nohup and `&`, likewise
+    if signal.getsignal(_ignored) is signal.SIG_IGN:
+        signal.signal(_ignored, signal.SIG_DFL)
 
 INSTALL = {
     "needs_compiler": (("cc",), "apt-get install gcc libc6-dev"),
