@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from telemetry.processes import is_alive
 from waiting import wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -202,6 +203,16 @@ class Stack:
 def child(name: str, *arguments: str) -> str:
     """Build the command of one of the tests' own little programs."""
     return " ".join([sys.executable, str(CHILDREN / f"{name}.py"), *arguments])
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended with all its threads, reaped or not by whoever inherited it."""
+    return not is_alive(pid)
+
+
+def is_reaped(pid: int) -> bool:
+    """Whether it has been reaped too."""
+    return not psutil.pid_exists(pid)
 
 
 def read_ledgers(*paths: Path) -> Counter[Series]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 import pytest
 
-from stack import drop_zeros
+from stack import drop_zeros, is_gone
 from telemetry.processes import is_alive
 from waiting import wait_for
 
@@ -89,10 +89,6 @@ class Takeovers:
         document = self.ask("status")
         assert document is not None
         return {session["name"]: session for session in document["sessions"]}
-
-
-def is_gone(pid: int) -> bool:
-    return not is_alive(pid)
 
 
 def find_by_session() -> dict[str, set[int]]:

@@ -15,21 +15,16 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from stack import SHADOW, Stack, child, drop_zeros, find_free_port, read_ledgers
-from telemetry.processes import is_alive
+from stack import SHADOW, Stack, child, drop_zeros, find_free_port, is_gone, read_ledgers
 from waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def gone(pid: int) -> bool:
-    return not is_alive(pid)  # nor any of its threads, which would hold its sockets
-
-
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-    wait_for(partial(gone, pid), what=f"the end of {pid}")
+    wait_for(partial(is_gone, pid), what=f"the end of {pid}")
 
 
 def kill_supervisor(stack: Stack) -> dict[str, Any]:
@@ -123,7 +118,7 @@ def test_a_child_whose_pid_nobody_came_to_write_down_is_found(
     elif "env" not in command:
         assert find_pids(stack.status(code=4)) == find_pids(before)
     stack.run("stop", "--timeout", "2")
-    assert gone(find_pids(before)["a"])
+    assert is_gone(find_pids(before)["a"])
     stack.assert_nothing_left()
 
 
@@ -194,7 +189,7 @@ def test_an_adopted_session_that_dies_is_restarted(stack: Stack) -> None:
     kill(before["a"])
     wait_for(lambda: stack.session("a")["incarnation"] == 2, what="the restart")
     a = stack.wait_for_state("a", "running")
-    assert not gone(a["pid"])
+    assert not is_gone(a["pid"])
     assert a["log"].endswith("a.log")
     os.kill(a["pid"], signal.SIGKILL)  # and this one is a child again
     wait_for(lambda: stack.session("a")["incarnation"] == 3, what="the next restart")
@@ -208,7 +203,7 @@ def test_what_an_adopted_leader_leaves_is_gone_before_its_next_incarnation(stack
     stack.run("start", "-d")
     kill(before["e"])
     wait_for(lambda: stack.session("e")["incarnation"] == 2, what="the restart")
-    assert gone(escaped)
+    assert is_gone(escaped)
 
 
 def test_what_the_dead_left_is_gone_after_a_takeover(stack: Stack) -> None:
@@ -218,7 +213,7 @@ def test_what_the_dead_left_is_gone_after_a_takeover(stack: Stack) -> None:
     kill(find_pids(before)["e"])
     stack.run("start", "-d")
     assert stack.wait_for_state("e", "exited")["exit"] == "unknown"
-    assert gone(escaped)
+    assert is_gone(escaped)
 
 
 def test_both_dead_the_port_is_bound_anew_and_nothing_is_cleared(stack: Stack) -> None:
@@ -255,7 +250,7 @@ def test_a_metricsd_that_hangs_is_killed_and_the_port_bound_anew(stack: Stack) -
     stack.run("start", "-d")
     assert time.monotonic() - began < 8
     after = stack.status()
-    assert gone(before["metricsd"]["pid"])
+    assert is_gone(before["metricsd"]["pid"])
     assert find_pids(after)["a"] == find_pids(before)["a"]
     (found,) = after["drift"]
     assert (found["kind"], found["subject"]) == (
@@ -279,7 +274,7 @@ def test_a_stop_under_way_is_finished(stack: Stack) -> None:
     stack.run("start", "-d")
     deaf = stack.wait_for_state("deaf", "stopped")
     assert deaf["target"] == "down"
-    assert gone(find_pids(before)["deaf"])
+    assert is_gone(find_pids(before)["deaf"])
     assert stack.session("b")["state"] == "running"
 
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from stack import SHADOW, child
+from stack import SHADOW, child, is_gone, is_reaped
 from telemetry.shards import RETIRED, render_shard
 from waiting import wait_for
 
@@ -39,10 +39,6 @@ def plant(stack: Stack, pid: int, count: float) -> Path:
     path = stack.multiproc_dir / f"counter_{pid}.db"
     path.write_bytes(render_shard([(key, count, 0.0)]))
     return path
-
-
-def is_gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid)
 
 
 def find_value(page: str, name: str, **labels: str) -> float | None:
@@ -117,7 +113,7 @@ def test_an_orphan_whose_shards_cannot_be_claimed_is_reaped_all_the_same(stack: 
     retired.symlink_to(aside)
     stack.start("-s", f"forks={child('double_forks')}")
     orphan = int(stack.wait_for_log("forks", "orphan").split()[-1])
-    wait_for(partial(is_gone, orphan), timeout_seconds=5, what="the orphan to be reaped")
+    wait_for(partial(is_reaped, orphan), timeout_seconds=5, what="the orphan to be reaped")
     (found,) = stack.status()["drift"]
     assert (found["kind"], found["subject"]) == ("claim-failed", f"an orphan (pid {orphan})")
     assert stack.counters()[BLOCKS] == 1
@@ -335,7 +331,7 @@ def test_the_page_tells_of_the_sessions_while_their_supervisor_lives(stack: Stac
 
     supervisor = stack.status()["supervisor"]["pid"]
     os.kill(supervisor, signal.SIGKILL)
-    wait_for(lambda: not psutil.pid_exists(supervisor))
+    wait_for(partial(is_gone, supervisor))
     has("ptsup_supervisor_up", 0)
     has("ptsup_session_up", None, session="a")
     stack.run("stop", "--timeout", "1")

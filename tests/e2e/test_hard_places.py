@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from stack import find_free_port
+from stack import find_free_port, is_gone
 from waiting import wait_for
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def test_a_removed_run_dir_makes_no_supervisor_destroy_another(stack: Stack) -> 
     port, shards = str(find_free_port()), "other/prom_multiproc"
     stack.run("start", "-d", "--port", port, "--multiproc-dir", shards, "-s", "n=sleep 600")
     os.kill(old, signal.SIGTERM)
-    wait_for(lambda: not psutil.pid_exists(old), what="the old supervisor to end")
+    wait_for(partial(is_gone, old), what="the old supervisor to end")
     assert [s["name"] for s in stack.status()["sessions"]] == ["n"]
     assert stack.session("n")["state"] == "running"
 
@@ -177,7 +177,7 @@ def test_a_silent_supervisor_is_not_called_dead(stack: Stack) -> None:
         done = stack.run(*arguments, code=4)
         assert f"the supervisor (pid {pid}) is there but does not answer" in done.stderr
     os.kill(pid, signal.SIGTERM)
-    wait_for(lambda: not psutil.pid_exists(pid))
+    wait_for(partial(is_gone, pid))
     stack.assert_nothing_left()
 
 

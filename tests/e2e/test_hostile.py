@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from stack import BIN, child
+from stack import BIN, child, is_gone
 from waiting import wait_for
 
 if TYPE_CHECKING:
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 
 PTSUP = str(BIN / "ptsup")
 LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and a subreaper")
-
-
-def is_gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def kill_supervisor(stack: Stack) -> int:

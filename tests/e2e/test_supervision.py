@@ -13,15 +13,11 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from stack import BIN, SHADOW, child
+from stack import BIN, SHADOW, child, is_gone, is_reaped
 from waiting import wait_for
 
 if TYPE_CHECKING:
     from stack import Stack
-
-
-def gone(pid: int) -> bool:
-    return not psutil.pid_exists(pid)
 
 
 def replaced(stack: Stack, pid: int) -> bool:
@@ -61,7 +57,7 @@ def test_a_deaf_remnant_is_killed(stack: Stack) -> None:
 def test_an_orphaned_worker_is_claimed_and_reaped(stack: Stack) -> None:
     stack.start("-s", f"forks={child('double_forks')}")
     orphan = int(stack.wait_for_log("forks", "orphan").split()[-1])
-    wait_for(partial(gone, orphan), what="the orphan to be reaped")
+    wait_for(partial(is_reaped, orphan), what="the orphan to be reaped")
     assert not [name for name in stack.shards if str(orphan) in name]
     blocks = ("peaktrade_risk_blocks_total", (("reason", "runtime:halt"),))
     assert stack.counters()[blocks] == 1
@@ -181,7 +177,7 @@ def test_after_a_crash_status_tells_the_truth_and_stop_ends_the_rest(stack: Stac
     stack.wait_for_state("done", "exited")
     before = stack.status()
     os.kill(before["supervisor"]["pid"], signal.SIGKILL)
-    wait_for(partial(gone, before["supervisor"]["pid"]))
+    wait_for(partial(is_gone, before["supervisor"]["pid"]))
 
     dead = stack.status(code=4)
     assert dead["supervisor"]["state"] == "dead"
@@ -205,11 +201,11 @@ def test_after_a_crash_no_worker_is_missed_whose_leader_is_dead_or_who_escaped(
     leader = stack.session("e")["pid"]
     supervisor = stack.status()["supervisor"]["pid"]
     os.kill(supervisor, signal.SIGKILL)
-    wait_for(partial(gone, supervisor))
+    wait_for(partial(is_gone, supervisor))
     os.kill(leader, signal.SIGKILL)
-    wait_for(partial(gone, leader))
+    wait_for(partial(is_gone, leader))
     stack.run("stop", "--timeout", "5")
-    wait_for(partial(gone, escaped))
+    wait_for(partial(is_gone, escaped))
     stack.assert_nothing_left()
 
 
@@ -220,7 +216,7 @@ def test_a_crash_that_left_nobody_is_taken_over_and_its_totals_stay(stack: Stack
     status = stack.status()
     for pid in (status["supervisor"]["pid"], status["metricsd"]["pid"]):
         os.kill(pid, signal.SIGKILL)
-        wait_for(partial(gone, pid))
+        wait_for(partial(is_gone, pid))
     stack.start("-s", "b=sleep 600")
     assert stack.counters() == totals
 
