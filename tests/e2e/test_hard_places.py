@@ -204,7 +204,7 @@ def test_a_blocked_signal_mask_makes_no_session_deaf(stack: Stack) -> None:
 )
 def test_on_a_full_disk_no_session_is_started_that_a_crash_would_lose(stack: Stack) -> None:
     stack.run_dir.mkdir(parents=True)
-    mount = f"mount -t tmpfs -o size=512k tmpfs {stack.run_dir}"
+    mount = f"mount -t tmpfs -o size=512k,mode=700 tmpfs {stack.run_dir}"
     script = f"""
         set -e
         {mount}
@@ -262,6 +262,10 @@ def kill(stack: Stack, name: str) -> None:
     stack.wait_for_state(name, "exited")
 
 
+def find_kinds(stack: Stack) -> set[str]:
+    return {found["kind"] for found in stack.status()["drift"]}
+
+
 def replace_metricsd(stack: Stack) -> None:
     before = stack.status()["metricsd"]["pid"]
     os.kill(before, signal.SIGKILL)
@@ -307,9 +311,12 @@ def test_a_retired_that_is_a_file_for_a_while_loses_nothing(stack: Stack) -> Non
     assert count(stack) == 10
     replace_metricsd(stack)
     assert count(stack) == 10
-    assert [found["kind"] for found in stack.status()["drift"]] == ["claim-failed"]
+    # Besides the kill of metricsd, which stays listed for a while.
+    assert "claim-failed" in find_kinds(stack)
     retired.unlink()
-    wait_for(lambda: not stack.status()["drift"], timeout_seconds=25, what="the next sweep")
+    wait_for(
+        lambda: "claim-failed" not in find_kinds(stack), timeout_seconds=25, what="the next sweep"
+    )
     assert count(stack) == 10
     assert len({name.rpartition("_")[2] for name in stack.shards}) == 1
 
