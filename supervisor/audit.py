@@ -180,6 +180,7 @@ class Audit:
     async def _end_look(self) -> None:
         if self._look.writers.dead:
             await self.claims.sweep()
+        self._known = ()  # the same look later is news, too: what lasts for long is told
         self.review()
 
     # -- Telling --------------------------------------------------------------------------------
