@@ -35,7 +35,15 @@ from telemetry.fold import (
 )
 from telemetry.page import Exposition
 from telemetry.readings import Placed, Readings
-from telemetry.shards import NOTHING, RETIRED, Defect, Listing, Stillness, list_directory
+from telemetry.shards import (
+    NOTHING,
+    RETIRED,
+    Defect,
+    DirectoryMark,
+    Listing,
+    Stillness,
+    list_directory,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -158,6 +166,8 @@ class ShardCollector:
         self._planned_for: tuple[object, ...] = ()
         self._listed = _Listed(NOTHING, [], [], Counter())
         self._stillness = Stillness()
+        self._retired_stillness = Stillness()
+        self._claimless: DirectoryMark | None = None  # of `.retired`, when no claim was in it
         self._exposition = Exposition()
         self._supervisor = own_metrics.SupervisorPart(supervisor)
         self._turn = threading.Lock()  # whoever reads, or changes what is read
@@ -454,7 +464,7 @@ class ShardCollector:
 
     def _choose_claims(self) -> list[Claim]:
         """Choose the complete claims to fold, after a reading that is the last word on them."""
-        if not any(name.startswith("claim-") for name in _list_names(self._retired)):
+        if not self._has_claims():
             return []
         self._read()
         # What could not be opened now may be opened later, and is not to be folded past.
@@ -465,6 +475,21 @@ class ShardCollector:
             claim for claim in self._listed.claims if (claim.number or 0) > self._base.claim
         ]
         return complete[:_CLAIMS_AT_ONCE]
+
+    def _has_claims(self) -> bool:
+        """Whether there may be complete ones; one that was left alone since is not opened again.
+
+        Who asks after our health every second would else wake whoever watches the directory.
+        """
+        try:
+            mark = self._retired_stillness.find_mark(self._retired)
+        except OSError:
+            mark = None
+        if mark is not None and mark == self._claimless:
+            return False
+        found = any(name.startswith("claim-") for name in _list_names(self._retired))
+        self._claimless = None if found else mark
+        return found
 
     def _is_base_lost(self) -> bool:
         """Whether our base is no longer the file we published, its directory being there.
