@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from telemetry.mode import render_address
 
@@ -17,15 +18,23 @@ SESSION_JOB_NAME: Final = "peak_trade_session"
 DEFAULT_PATH: Final = "/metrics"
 # What a Prometheus in a container calls the machine it runs on.
 DEFAULT_HOST: Final = "host.docker.internal"
+# Where "any" is asked at; never a name, which may mean IPv6.
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One page to scrape: the job it is scraped as, and where it is on this machine."""
+    """One page to scrape: the job it is scraped as, and where it answers on this machine."""
 
     job: str
     port: int
     path: str = DEFAULT_PATH
+    host: str = "127.0.0.1"
+
+    @property
+    def url(self) -> str:
+        """Give the URL to ask at, here."""
+        return f"http://{render_address(self.host, self.port)}{quote(self.path)}"
 
 
 def find_targets(status: Mapping[str, Any]) -> list[Target]:
@@ -33,7 +42,8 @@ def find_targets(status: Mapping[str, Any]) -> list[Target]:
 
     What is wanted up counts, whether it is so at the moment or not.
     """
-    found = [Target(JOB_NAME, status["port"]["port"])]
+    host = status["port"]["host"]
+    found = [Target(JOB_NAME, status["port"]["port"], host=_LOOPBACK.get(host, host))]
     for exporter in status["exporters"]:
         if exporter.get("port") and exporter.get("target", "up") == "up":
             path = exporter.get("path") or DEFAULT_PATH

@@ -97,8 +97,7 @@ def _judge_sessions(seen: Snapshot) -> Iterator[Verdict]:
 
 def _judge_page(seen: Snapshot, target: Target) -> Verdict:
     name = f"port:{target.job}:{target.port}"
-    url = f"http://127.0.0.1:{target.port}{target.path}"
-    problem = seen.pages[target].problem
+    url, problem = target.url, seen.pages[target].problem
     if problem:
         who = "metricsd" if target.job == JOB_NAME else target.job.removeprefix("peak_trade_")
         return _fail(name, f"{url} {problem}", f"ptsup status; ptsup logs {who}")
@@ -178,7 +177,9 @@ def _judge_down(seen: Snapshot) -> Verdict:
     if active is None:
         return _fail("targets", _say_missing(seen, "its targets"), "verify again")
     down = [found for found in active if found.get("health") != "up"]
-    if not active or down:
+    if not active:
+        return _fail("targets", "Prometheus has no targets", "ptsup scrape-config")
+    if down:
         message = f"{len(down)} of {_count(active)} DOWN"
         message += "".join(f"; {_describe(found)}" for found in down[:_SHOWN])
         return _fail("targets", message, "bring them up, or take them out of Prometheus")

@@ -119,13 +119,7 @@ def _begin(plan: Plan) -> Snapshot:
 
 
 def _ask_pages(plan: Plan, targets: Iterable[Target]) -> dict[Target, Answer]:
-    return ask_all(
-        {
-            target: Question(f"http://127.0.0.1:{target.port}{urllib.parse.quote(target.path)}")
-            for target in targets
-        },
-        plan.answer_seconds,
-    )
+    return ask_all({target: Question(target.url) for target in targets}, plan.answer_seconds)
 
 
 def _look_again(plan: Plan, seen: Snapshot) -> Snapshot:

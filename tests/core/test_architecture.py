@@ -259,6 +259,7 @@ PURE_NAMES: Final = {
     ("supervisor.environ", "os"): {"defpath", "pathsep"},
     ("supervisor.lifecycle", "signal"): {"SIGKILL", "SIGTERM", "Signals"},
     ("supervisor.status", "signal"): {"Signals"},
+    ("supervisor.scrape_config", "urllib.parse"): {"quote"},
     ("supervisor.verify.checks", "urllib.parse"): {"urlsplit"},
     ("telemetry.ai_live.events", "datetime"): {"UTC", "datetime", "fromisoformat"},
     ("telemetry.mode", "pathlib"): {"Path"},

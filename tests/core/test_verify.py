@@ -137,7 +137,7 @@ def grafana(**changes: Any) -> dict[str, Any]:
         ({"build": Answer(503)}, "prometheus", "answers 503"),
         ({"active": None}, "target:peak_trade_metricsd:9111", "was not asked"),
         ({"active": Answer(200, {"data": 5})}, "targets", "makes no sense"),
-        ({"active": build_active()}, "targets", "0 of 0 targets DOWN"),
+        ({"active": build_active()}, "targets", "has no targets"),
         (
             {"active": build_active((METRICSD.job, 9111, "up"))},
             "target:peak_trade_ai_live:9110",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STATUS: dict[str, Any] = {
-    "port": {"port": 9111},
+    "port": {"host": "0.0.0.0", "port": 9111},
     "exporters": [
         {"name": "ai_live", "port": 9110, "path": "/metrics", "target": "up"},
         {"name": "web.2", "port": 8000, "path": "/a b?x=\"{'", "target": "up"},
@@ -44,8 +44,10 @@ def test_what_is_wanted_up_and_has_a_page_is_a_target() -> None:
 
 
 def test_of_a_status_without_exporters_metricsd_is_the_one_target() -> None:
-    alone = {"port": {"port": 7}, "exporters": [], "sessions": []}
-    assert find_targets(alone) == [Target("peak_trade_metricsd", 7)]
+    alone = {"port": {"host": "::1", "port": 7}, "exporters": [], "sessions": []}
+    (found,) = find_targets(alone)
+    assert found == Target("peak_trade_metricsd", 7, host="::1")
+    assert found.url == "http://[::1]:7/metrics"
 
 
 def test_one_job_has_all_the_targets_of_its_name() -> None:
