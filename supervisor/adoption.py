@@ -94,6 +94,7 @@ def build_process(former: Former, now: float) -> Process:
         target=target,
         incarnation=former.incarnation,
         failures=max(0, record.get("failures", 0)),
+        failed_at=tuple(min(float(at), now) for at in record.get("failed_at", ())),
         returncode=record.get("returncode"),
     )
     if former.awaits_spawn:

@@ -6,6 +6,7 @@ the last; between the two, the sessions do not wait for it.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -45,6 +46,11 @@ class Phase(StrEnum):
     ENDED = "ended"  # nothing runs any more
 
 
+# However many fail together, so many are tried again a second, and so many at once at first. The
+# first restart after a stable period is no retry, nor is a first start: neither waits for this.
+RETRIES_PER_SECOND: Final = 10.0
+RETRIES_AT_ONCE: Final = 10
+
 # From CLOSING on nobody is taken in and nobody is started any more.
 _OPEN: Final = frozenset({Phase.OPENING, Phase.SERVING})
 
@@ -60,6 +66,7 @@ class Fleet:
     phase: Phase = Phase.OPENING
     exit_when_done: bool = False
     hurried: bool = False  # everything is to go down at once
+    retry_at: float = -math.inf  # when the bucket of retries is full again
 
     # -- Questions ----------------------------------------------------------------------------
 
@@ -76,7 +83,11 @@ class Fleet:
     @property
     def deadline(self) -> float | None:
         """The earliest deadline of all, in monotonic seconds."""
-        return min((p.deadline for p in self.processes if p.deadline is not None), default=None)
+        others = [p.deadline for p in self.processes if p.deadline is not None and not _retries(p)]
+        retries = [p.deadline for p in self.processes if p.deadline is not None and _retries(p)]
+        if retries:
+            others.append(max(min(retries), find_retry_at(self)))
+        return min(others, default=None)
 
     @property
     def sessions_ended(self) -> bool:
@@ -131,10 +142,38 @@ def _take(fleet: Fleet, event: Event, now: float) -> Step:
         case Drained():
             return _end(fleet, now) if fleet.phase is Phase.DRAINING else (fleet, ())
         case Tick():
-            late = [p for p in fleet.processes if p.deadline is not None and p.deadline <= now]
-            return _route_each(fleet, [DeadlinePassed(p.name) for p in late], now)
+            return _pass_deadlines(fleet, now)
         case _:
             return _route(fleet, event, now)
+
+
+def _pass_deadlines(fleet: Fleet, now: float) -> Step:
+    """Tell everybody whose deadline has come; of those in backoff, the first that may go."""
+    late = [p for p in fleet.processes if p.deadline is not None and p.deadline <= now]
+    if not late:
+        return fleet, ()
+    told = [p for p in late if not _retries(p)]
+    for process in sorted((p for p in late if _retries(p)), key=_read_deadline):
+        if find_retry_at(fleet) > now:
+            break  # it keeps its deadline, and with it its place
+        fleet = replace(fleet, retry_at=max(now, fleet.retry_at) + 1 / RETRIES_PER_SECOND)
+        told.append(process)
+    return _route_each(fleet, [DeadlinePassed(p.name) for p in told], now)
+
+
+def find_retry_at(fleet: Fleet) -> float:
+    """Find when the next retry may be: the bucket holds RETRIES_AT_ONCE, and fills steadily."""
+    return fleet.retry_at - (RETRIES_AT_ONCE - 1) / RETRIES_PER_SECOND
+
+
+def _retries(process: Process) -> bool:
+    """Whether it is one of those that may fail together: metricsd never waits for them."""
+    return process.state is State.BACKOFF and process.name != METRICSD
+
+
+def _read_deadline(process: Process) -> float:
+    assert process.deadline is not None
+    return process.deadline
 
 
 def _want_up(fleet: Fleet, event: Start | Restart, now: float) -> Step:

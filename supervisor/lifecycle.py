@@ -102,6 +102,7 @@ class Process:
     ready_at: float | None = None  # since when it has been running
     ended_at: float | None = None
     failures: int = 0  # in a row, each before a stable period had passed
+    failed_at: tuple[float, ...] = ()  # within the window, stable period or not
     late_starts: int = 0  # in a row: not ready in time
     returncode: int | None = None
     reason: str = ""
@@ -174,7 +175,7 @@ def find_start_timeout_seconds(process: Process) -> float | None:
 
 
 def _start(process: Process, _event: Start | Restart, now: float) -> Decision:
-    return _spawn(replace(process, ending=None, failures=0), now)
+    return _spawn(replace(process, ending=None, failures=0, failed_at=()), now)
 
 
 def _retry(process: Process, _event: DeadlinePassed, now: float) -> Decision:
@@ -247,7 +248,7 @@ def _stop_timeout_seconds(process: Process, event: Stop) -> float:
 
 
 def _restart(process: Process, _event: Restart, now: float) -> Decision:
-    asked = replace(process, target=Target.UP, ending=Ending.ASKED, failures=0)
+    asked = replace(process, target=Target.UP, ending=Ending.ASKED, failures=0, failed_at=())
     return _term(asked, process.policy.stop_timeout_seconds, now)
 
 
@@ -284,7 +285,7 @@ def _want_down(process: Process, _event: Stop | Kill, _now: float) -> Decision:
 
 
 def _want_up(process: Process, _event: Start | Restart, _now: float) -> Decision:
-    return replace(process, target=Target.UP, ending=Ending.ASKED, failures=0), ()
+    return replace(process, target=Target.UP, ending=Ending.ASKED, failures=0, failed_at=()), ()
 
 
 def _give_up_waiting(process: Process, _event: Stop | Kill, _now: float) -> Decision:
@@ -388,19 +389,38 @@ def _wants_restart(process: Process, returncode: int | None) -> bool:
 
 
 def _back_off(process: Process, now: float) -> Decision:
-    """Restart at once after a stable period, else after a growing delay, else give up."""
-    policy = process.policy
-    if _was_stable(process):
-        return _spawn(replace(process, failures=0), now)
-    failures = process.failures + 1
-    failed = replace(process, failures=failures)
-    if policy.failure_limit is not None and failures > policy.failure_limit:
-        reason = process.reason or (
-            f"ended {failures} times in a row, each within {policy.stable_seconds:g} s of its start"
-        )
-        return replace(failed, state=State.FATAL, reason=reason), ()
+    """Restart at once after a stable period, else after a growing delay; or give up."""
+    failed = replace(process, failed_at=_find_failures(process, now))
+    if _is_too_intense(failed):
+        return replace(failed, state=State.FATAL, reason=_describe_intensity(failed)), ()
+    if _was_stable(failed):
+        return _spawn(replace(failed, failures=0), now)
+    failed = replace(failed, failures=process.failures + 1)
     deadline = now + find_backoff_seconds(failed)
     return replace(failed, state=State.BACKOFF, deadline=deadline), ()
+
+
+def _find_failures(process: Process, now: float) -> tuple[float, ...]:
+    """Find when it failed within the window, this time included; none where nobody counts."""
+    policy = process.policy
+    if policy.failure_limit is None:
+        return ()
+    since = now - policy.failure_window_seconds
+    return (*(at for at in process.failed_at if at > since), now)
+
+
+def _is_too_intense(process: Process) -> bool:
+    limit = process.policy.failure_limit
+    return limit is not None and len(process.failed_at) > limit
+
+
+def _describe_intensity(process: Process) -> str:
+    """Say why it is given up: how often it failed, and what was said of the last time."""
+    count, policy = len(process.failed_at), process.policy
+    how = f"failed {count} times within {policy.failure_window_seconds:g} s"
+    if policy.restart is RestartWhen.ALWAYS and process.returncode in policy.success_exit_codes:
+        how = f"ended {count} times within {policy.failure_window_seconds:g} s"
+    return f"{how}: {process.reason}" if process.reason else how
 
 
 def _was_stable(process: Process) -> bool:

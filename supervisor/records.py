@@ -27,6 +27,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "dead": (bool,),
     "ending": (str,),
     "failures": (int,),
+    "failed_at": (list,),
     "started_at": (int, float),
     "ready_at": (int, float),
     "version": (str,),
@@ -55,6 +56,8 @@ def parse_record(document: object) -> dict[str, Any]:
     for key in ("command", "variables", "denied"):
         if not all(isinstance(word, str) for word in record.get(key, [])):
             del record[key]
+    if not all(type(moment) in {int, float} for moment in record.get("failed_at", [])):
+        del record["failed_at"]
     directory = record.get("multiproc_dir", "/")
     if not directory.startswith("/") or "\0" in directory:
         del record["multiproc_dir"]

@@ -78,6 +78,9 @@ def render_status(
         if session.get("reason"):
             text = f"{session['name']}: {session['reason']}"
             lines += [click.style(line, fg="red") for line in _wrap(text, width)]
+        # What a log line says stays one line: it is cut, and `ptsup logs` has the rest.
+        for line in session.get("last_lines", ()):
+            lines.append(click.style(_cut(f"  {_clean(line)}", width), dim=True))
     for found in status["drift"]:
         text = f"{found['kind']}: {found['subject']}: {found['actual']}. {found['hint']}"
         lines += [click.style(line, fg="yellow") for line in _wrap(text, width)]
@@ -176,6 +179,10 @@ def _build_cells(session: Mapping[str, Any]) -> dict[str, _Cell]:
 
 def _build_state(state: str) -> _Cell:
     return _Cell(_clean(state), _STYLES.get(state, {}))
+
+
+def _cut(text: str, width: int) -> str:
+    return text if cell_len(text) <= width else set_cell_size(text, max(0, width - 1)) + "…"
 
 
 def _wrap(text: str, width: int) -> list[str]:

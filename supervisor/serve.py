@@ -31,14 +31,19 @@ from supervisor.errors import PtsupError, UsageError
 from supervisor.events import Restart, Stop, StopAll
 from supervisor.fleet import Phase, is_opened
 from supervisor.lifecycle import ENDED, Process, State
+from supervisor.logs import read_tail
 from supervisor.observe import count_shards, sample_usage
 from supervisor.status import Facts, build_status, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from pathlib import Path
 
     from supervisor.loop import Loop
 
+# Of a session that gave up: what it said last.
+LAST_LINES: Final = 5
+_LINE_CHARACTERS: Final = 500
 REQUEST_LIMIT_SECONDS: Final = 10.0
 # Descriptors that clients may not take: for the children's logs and pipes, for looking around,
 # for the probes. A supervisor without any is no supervisor.
@@ -138,6 +143,10 @@ class Server:
         pids = [process.pid for process in loop.fleet.processes if process.pid is not None]
         shards = await asyncio.to_thread(count_shards, loop.config.multiproc_dir)
         samples = await asyncio.to_thread(sample_usage, pids)
+        last_lines = await asyncio.to_thread(
+            read_last_lines,
+            {p.name: loop.run_dir.log(p.name) for p in loop.fleet.processes if _gave_up(p)},
+        )
         now = time.monotonic()
         started = {p.pid: p.started_at for p in loop.fleet.processes if p.started_at is not None}
         usage = {
@@ -158,6 +167,7 @@ class Server:
             shards=replace(shards, unreadable=loop.prober.unreadable_shards),
             last_scrape_age_seconds=loop.prober.last_scrape_age_seconds,
             usage=usage,
+            last_lines=last_lines,
             findings=loop.list_findings(),
         )
         specs = {name: member.spec for name, member in loop.members.items()}
@@ -260,6 +270,23 @@ class Server:
                     f"there are: {', '.join(known)}" if known else "there is none",
                 )
         return names
+
+
+def _gave_up(process: Process) -> bool:
+    return process.state is State.FATAL
+
+
+def read_last_lines(logs: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Read the last words of those who gave up, by name; who cannot be read said nothing."""
+    return {name: _read_words(path) for name, path in logs.items()}
+
+
+def _read_words(path: Path) -> list[str]:
+    try:
+        lines = read_tail(path, LAST_LINES)
+    except OSError:
+        return []
+    return [line[:_LINE_CHARACTERS] for line in lines]
 
 
 def _read_timeout(parameters: dict[str, Any]) -> float | None:

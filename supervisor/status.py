@@ -54,6 +54,7 @@ class Facts:
     shards: ShardFacts
     last_scrape_age_seconds: float | None = None
     usage: Mapping[int, tuple[float, int]] = field(default_factory=dict)
+    last_lines: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of who is fatal
     findings: Sequence[Finding] = ()
 
 
@@ -111,13 +112,17 @@ def _build_session(
         "returncode": process.returncode,
         "exit": find_exit(process),
         "uptime_seconds": round(uptime, 3),
-        "deadline_seconds": None if process.deadline is None else round(process.deadline - now, 3),
+        # One in backoff may wait for its turn, too.
+        "deadline_seconds": (
+            None if process.deadline is None else max(0.0, round(process.deadline - now, 3))
+        ),
         "command": mask_secrets(spec.command),
         "shards": facts.shards.by_pid.get(pid, 0),
         "log": log,
         "cpu_percent": round(cpu_percent, 1),
         "rss_bytes": rss_bytes,
         "reason": process.reason,
+        "last_lines": list(facts.last_lines.get(process.name, ())),
     }
 
 
@@ -228,6 +233,7 @@ def build_state(
         "dead": process.dead,
         "ending": process.ending,
         "failures": process.failures,
+        "failed_at": list(process.failed_at),
         "started_at": process.started_at,
         "ready_at": process.ready_at,
         "command": mask_secrets(spec.command) if spec else [],
@@ -312,4 +318,5 @@ def _build_dead_session(
         "cpu_percent": 0.0,
         "rss_bytes": 0,
         "reason": "",
+        "last_lines": [],
     }

@@ -43,7 +43,9 @@ class Policy:
     stable_seconds: float = 10.0
     backoff_seconds: float = 0.5
     backoff_limit_seconds: float = 30.0
-    failure_limit: int | None = 5  # None: it never gives up
+    # So many ends within the window are one too many for the next try; None: it never gives up.
+    failure_limit: int | None = 5
+    failure_window_seconds: float = 60.0
     success_exit_codes: frozenset[int] = frozenset({0})
     # None: up as soon as it is spawned. Doubled with each late start, for a slow machine.
     start_timeout_seconds: float | None = None

@@ -96,7 +96,7 @@ supervisor.loop           shell  adopt adoption audit children claims config cre
                                  events fleet journal lifecycle logs look.everything probe publisher
                                  rounds spawner status telemetry.clearing telemetry.mode
 supervisor.serve          shell  supervisor admission config.documents config.values control drift
-                                 errors events fleet kernel lifecycle observe status
+                                 errors events fleet kernel lifecycle logs observe status
 supervisor.orphans        shell  adoption client config errors kernel observe status
                                  telemetry.clearing
 supervisor.takeover       shell  admission adoption client config drift.facts errors gates kernel

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,7 +14,15 @@ from hypothesis import strategies as st
 from core.plays import Kernel, parse_event, render_action
 from supervisor.config import METRICSD, Policy, RestartWhen, SessionSpec
 from supervisor.events import Add, Drained, Event, KillAll, StopAll, Tick
-from supervisor.fleet import Fleet, Phase, build_fleet, step
+from supervisor.fleet import (
+    RETRIES_AT_ONCE,
+    RETRIES_PER_SECOND,
+    Fleet,
+    Phase,
+    build_fleet,
+    find_retry_at,
+    step,
+)
 from supervisor.lifecycle import State, Target
 
 if TYPE_CHECKING:
@@ -679,3 +688,69 @@ def test_whatever_happens_the_end_comes_exactly_once_and_leaves_nobody(
             elif name != METRICSD or scene.fleet.phase is Phase.ENDING:
                 assert child.killed
                 happen(scene, f"{'gone' if child.dead else 'left(-9)'} {name}")
+
+
+# -- Many at once ----------------------------------------------------------------------------------
+
+
+def fail_together(count: int, seconds: float) -> list[list[float]]:
+    """Let so many sessions fail at once at each spawn; tell when each was spawned."""
+    names = [f"r{number}" for number in range(count)]
+    scene = Play(*names)
+    scene.tell("start metricsd")
+    spawns: dict[str, list[float]] = {name: [] for name in names}
+    pending = scene.tell("ready metricsd")
+    while True:
+        started = [word.split()[1] for word in pending if word.startswith("SPAWN")]
+        for name in started:
+            spawns[name].append(scene.now)
+        for name in started:
+            scene.tell(f"exited(1) {name}")
+        due = scene.fleet.deadline
+        if due is None or due > seconds:
+            return list(spawns.values())
+        assert due >= scene.now
+        pending = scene.tell(f"tick({due - scene.now!r})")
+
+
+def test_fifty_that_fail_together_are_tried_again_at_a_bounded_rate_until_each_is_fatal() -> None:
+    spawns = fail_together(50, 300)
+    assert [len(times) for times in spawns] == [6] * 50
+    assert all(times[0] == 0 for times in spawns)  # no first start waits
+    retries = sorted(at for times in spawns for at in times[1:])
+    for first, at in enumerate(retries):
+        within = [other for other in retries[first:] if other < at + 1]
+        assert len(within) <= RETRIES_AT_ONCE + RETRIES_PER_SECOND
+    assert len(retries) / (retries[-1] - retries[0]) <= RETRIES_PER_SECOND + 1
+
+
+def test_who_fails_alone_waits_for_its_own_backoff_only() -> None:
+    (alone,) = fail_together(1, 300)
+    waits = [b - a for a, b in itertools.pairwise(alone)]
+    for number, wait in enumerate(waits):
+        assert 0.25 * 2**number <= wait <= 0.5 * 2**number
+
+
+def test_a_stable_one_is_restarted_at_once_beside_many_that_fail() -> None:
+    scene = Play("steady", *(f"r{number}" for number in range(50)))
+    steady = replace(scene.fleet.sessions["steady"], policy=ON_FAILURE)
+    scene.fleet = replace(scene.fleet, sessions={**scene.fleet.sessions, "steady": steady})
+    scene.tell("start metricsd")
+    scene.tell("ready metricsd")
+    scene.now = 20.0
+    for number in range(50):
+        scene.tell(f"exited(1) r{number}")
+        scene.tell(f"exited(1) r{number}")
+    scene.tell("tick(1)")  # the bucket is empty now
+    assert find_retry_at(scene.fleet) > scene.now
+    assert scene.tell("exited(1) steady") == ["CLAIM steady", "REAP steady", "SPAWN steady"]
+
+
+def test_metricsd_is_tried_again_however_many_sessions_are() -> None:
+    scene = Play(*(f"r{number}" for number in range(50)))
+    scene.tell("start metricsd")
+    scene.tell("ready metricsd")
+    for number in range(50):
+        scene.tell(f"exited(1) r{number}")
+    scene.tell("exited(1) metricsd")
+    assert "SPAWN metricsd" in scene.tell("tick(1)")

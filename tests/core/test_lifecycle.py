@@ -51,12 +51,17 @@ NO: Final = Policy(
     stable_seconds=10,
     backoff_seconds=0.5,
     failure_limit=3,
+    failure_window_seconds=30,
 )
 ON_FAILURE: Final = replace(NO, restart=RestartWhen.ON_FAILURE)
 ALWAYS: Final = replace(NO, restart=RestartWhen.ALWAYS)
 FOR_EVER: Final = replace(
     ALWAYS, failure_limit=None, start_timeout_seconds=4, start_timeout_limit_seconds=4
 )
+
+# Three failures within the window, and one that lies before it.
+THREE: Final = (NOW - 31, NOW - 29, NOW - 20, NOW - 10)
+FAILED: Final = {"-": (), "one": (NOW,), "four": (*THREE[1:], NOW)}
 
 # Processes as they may stand at NOW, each in its third incarnation after two failures.
 _NONE: Final = Process(name="paper", policy=NO, target=Target.UP, incarnation=3, failures=2)
@@ -99,7 +104,7 @@ CASES: Final = {
     "former": replace(_NONE, started_at=980, ready_at=985),
     "former:always": replace(_NONE, policy=ALWAYS, started_at=980, ready_at=985),
     "former:slow": replace(_NONE, policy=ALWAYS, started_at=980, ready_at=995),
-    "former:last-try": replace(_NONE, policy=ALWAYS, started_at=980, ready_at=995, failures=3),
+    "former:last-try": replace(_NONE, policy=ALWAYS, started_at=980, ready_at=995, failed_at=THREE),
     "former:for-ever": replace(_NONE, policy=FOR_EVER, started_at=980, ready_at=985),
     "former:restarting": replace(_NONE, ending=Ending.ASKED, started_at=980, ready_at=985),
     "former:stopping": replace(
@@ -110,7 +115,7 @@ CASES: Final = {
     "backoff": replace(_ENDED, state=State.BACKOFF, policy=ALWAYS, deadline=NOW + 3),
     "spawning": _SPAWNING,
     "spawning:on-failure": replace(_SPAWNING, policy=ON_FAILURE),
-    "spawning:last-try": replace(_SPAWNING, policy=ON_FAILURE, failures=3),
+    "spawning:last-try": replace(_SPAWNING, policy=ON_FAILURE, failed_at=THREE),
     "spawning:for-ever": replace(_SPAWNING, policy=FOR_EVER, deadline=NOW + 4),
     "starting": _STARTING,
     "running": _RUNNING,
@@ -129,7 +134,7 @@ CASES: Final = {
     "leaving:down": replace(_LEAVING, target=Target.DOWN, policy=ALWAYS),
     "leaving:on-failure": replace(_LEAVING, policy=ON_FAILURE),
     "leaving:always": replace(_LEAVING, policy=ALWAYS),
-    "leaving:last-try": replace(_LEAVING, policy=ALWAYS, failures=3),
+    "leaving:last-try": replace(_LEAVING, policy=ALWAYS, failed_at=THREE),
     "leaving:for-ever": replace(_LEAVING, policy=FOR_EVER, failures=40),
     "leaving:stable": replace(_LEAVING, policy=ALWAYS, ready_at=989),
     "killing": _KILLING,
@@ -144,7 +149,7 @@ CASES: Final = {
     "unhealthy": _UNHEALTHY,
     "unhealthy:dead": _UNHEALTHY_DEAD,
     "unhealthy:dead:no": replace(_UNHEALTHY_DEAD, policy=NO),
-    "unhealthy:dead:last-try": replace(_UNHEALTHY_DEAD, policy=ALWAYS, failures=3),
+    "unhealthy:dead:last-try": replace(_UNHEALTHY_DEAD, policy=ALWAYS, failed_at=THREE),
     "unclaimed": _UNCLAIMED,
     "unclaimed:killed": replace(_UNCLAIMED, state=State.KILLING, deadline=NOW + 0.5),
     "claiming": _CLAIMING,
@@ -175,15 +180,15 @@ EVENTS: Final = (
 # What `also` does not name is as before; a pair without a row changes nothing and asks for
 # nothing. `fresh` is a new incarnation; `rc=its` is the returncode that the event brings.
 TABLE: Final = """
-stopped                start,restart          starting up   -      SPAWN      fresh failures=0
+stopped                start,restart          starting up   -      SPAWN      fresh failures=0 failed=-
 waiting                start,restart          starting up   -      SPAWN      fresh
 waiting                stop*,kill             stopped  down -      -
 stopped                adopted                stopping down +5     TERM       pid=8 ending=asked
 stopped                lost                   exited   down -      -          ended=now rc=-
 waiting                adopted                running  up   -      -          pid=8 started=now ready=now
 waiting                lost                   exited   up   -      -          started=now ended=now
-former,former:[!f]*    start,restart          starting up   -      SPAWN      fresh failures=0
-former:for-ever        start,restart          starting up   +4     SPAWN      fresh failures=0
+former,former:[!f]*    start,restart          starting up   -      SPAWN      fresh failures=0 failed=-
+former:for-ever        start,restart          starting up   +4     SPAWN      fresh failures=0 failed=-
 former*                stop*,kill             stopped  down -      -
 former,former:[al]*    adopted                running  up   -      -          pid=8
 former:slow            adopted                running  up   -      -          pid=8
@@ -191,23 +196,23 @@ former:for-ever        adopted                starting up   +4     -          pi
 former:restarting      adopted                stopping up   +5     TERM       pid=8
 former:stopping        adopted                stopping down +5     TERM       pid=8
 former                 lost                   exited   up   -      -          ended=now
-former:always          lost                   starting up   -      SPAWN      fresh failures=0
-former:slow            lost                   backoff  up   +1.316 -          ended=now failures=3
-former:last-try        lost                   fatal    up   -      -          ended=now failures=4 reason=ended_4_times_in_a_row,_each_within_10_s_of_its_start
-former:for-ever        lost                   starting up   +4     SPAWN      fresh failures=0
+former:always          lost                   starting up   -      SPAWN      fresh failures=0 failed=one
+former:slow            lost                   backoff  up   +1.316 -          ended=now failures=3 failed=one
+former:last-try        lost                   fatal    up   -      -          ended=now failed=four reason=failed_4_times_within_30_s
+former:for-ever        lost                   starting up   +4     SPAWN      fresh failures=0 failed=-
 former:restarting      lost                   starting up   -      SPAWN      fresh
 former:stopping        lost                   stopped  down -      -          ending=- ended=now
-exited                 start,restart          starting up   -      SPAWN      fresh failures=0
+exited                 start,restart          starting up   -      SPAWN      fresh failures=0 failed=-
 exited                 stop*,kill             exited   down -      -
-fatal                  start,restart          starting up   -      SPAWN      fresh failures=0
+fatal                  start,restart          starting up   -      SPAWN      fresh failures=0 failed=-
 fatal                  stop*,kill             fatal    down -      -
-backoff                start,restart          starting up   -      SPAWN      fresh failures=0
+backoff                start,restart          starting up   -      SPAWN      fresh failures=0 failed=-
 backoff                deadline               starting up   -      SPAWN      fresh
 backoff                stop*,kill             stopped  down -      -
 
 spawning*              stop                   stopping down +5     -          ending=asked
 spawning*              stop(1)                stopping down +1     -          ending=asked
-spawning*              restart                stopping up   +5     -          ending=asked failures=0
+spawning*              restart                stopping up   +5     -          ending=asked failures=0 failed=-
 spawning*              kill                   killing  down +1     -          ending=asked
 spawning:for-ever      deadline               killing  up   +1     -          ending=unhealthy late-starts=1 reason=not_ready_4_s_after_its_start
 spawning:for-ever      spawned                starting up   +4     -          pid=8 started=now
@@ -217,15 +222,15 @@ spawning               spawned                running  up   -      -          pi
 spawning               spawn-failed           fatal    up   -      -          ended=now reason=busy
 spawning               spawn-refused          fatal    up   -      -          ended=now reason=missing
 spawning:on-failure    spawned                running  up   -      -          pid=8 started=now ready=now
-spawning:on-failure    spawn-failed           backoff  up   +1.316 -          ended=now failures=3 reason=busy
+spawning:on-failure    spawn-failed           backoff  up   +1.316 -          ended=now failures=3 failed=one reason=busy
 spawning:on-failure    spawn-refused          fatal    up   -      -          ended=now reason=missing
 spawning:last-try      spawned                running  up   -      -          pid=8 started=now ready=now
-spawning:last-try      spawn-failed           fatal    up   -      -          ended=now failures=4 reason=busy
+spawning:last-try      spawn-failed           fatal    up   -      -          ended=now failed=four reason=failed_4_times_within_30_s:_busy
 spawning:last-try      spawn-refused          fatal    up   -      -          ended=now reason=missing
 
 starting,running       stop                   stopping down +5     TERM       ending=asked
 starting,running       stop(1)                stopping down +1     TERM       ending=asked
-starting,running       restart                stopping up   +5     TERM       ending=asked failures=0
+starting,running       restart                stopping up   +5     TERM       ending=asked failures=0 failed=-
 starting,running       kill                   killing  down +1     KILL       ending=asked
 starting,running       exited(0)              stopping up   +0.1   CLAIM       dead=yes ended=now rc=its ending=by_itself
 starting,running       left(0)                stopping up   +5     CLAIM,TERM  dead=yes ended=now rc=its ending=by_itself
@@ -233,7 +238,7 @@ starting               ready                  running  up   -      -          re
 starting               deadline               killing  up   +1     KILL       ending=unhealthy late-starts=1 reason=not_ready_4_s_after_its_start
 running                unhealthy              killing  up   +1     KILL       ending=unhealthy reason=hung
 
-stopping*              start,restart          stopping up   +2     -          failures=0
+stopping*              start,restart          stopping up   +2     -          failures=0 failed=-
 stopping*              stop(1)                stopping down +1     -
 stopping,stopping:dead kill,deadline          killing  down +1     KILL
 stopping               exited(0)              stopping down +0.1   CLAIM       dead=yes ended=now rc=its
@@ -245,7 +250,7 @@ stopping:unspawned     spawned                stopping down +2     TERM       pi
 stopping:unspawned     spawn-failed           stopped  down -      -          ending=- ended=now reason=busy
 stopping:unspawned     spawn-refused          stopped  down -      -          ending=- ended=now reason=missing
 
-restarting*            start,restart          stopping up   +2     -          failures=0
+restarting*            start,restart          stopping up   +2     -          failures=0 failed=-
 restarting*            stop                   stopping down +2     -
 restarting*            stop(1)                stopping down +1     -
 restarting             kill                   killing  down +1     KILL
@@ -261,9 +266,9 @@ restarting:unspawned*  deadline               killing  up   +1     -
 restarting:unspawned*  spawned                stopping up   +2     TERM       pid=8 started=now
 restarting:unspawned   spawn-failed           fatal    up   -      -          ending=- ended=now reason=busy
 restarting:unspawned*  spawn-refused          fatal    up   -      -          ending=- ended=now reason=missing
-restarting:un*:on-*    spawn-failed           backoff  up   +1.316 -          ending=- ended=now failures=3 reason=busy
+restarting:un*:on-*    spawn-failed           backoff  up   +1.316 -          ending=- ended=now failures=3 failed=one reason=busy
 
-leaving*               start,restart          stopping up   +2     -          failures=0 ending=asked
+leaving*               start,restart          stopping up   +2     -          failures=0 failed=- ending=asked
 leaving,leaving:[!d]*  stop                   stopping down +2     -
 leaving*               stop(1)                stopping down +1     -
 leaving*               kill                   killing  down +1     KILL
@@ -274,13 +279,14 @@ leaving:down           deadline               killing  down +1     KILL
 leaving:down           gone                   stopping down -      REAP       remains=no
 leaving:down           reaped*                exited   down -      -          pid=- dead=no ending=- rc=its
 leaving:on-failure     reaped(0),reaped(u*) exited   up   -      -          pid=- dead=no ending=- rc=its
-leaving:on-failure     reaped(1)              backoff  up   +1.316 -          pid=- dead=no ending=- rc=its failures=3
-leaving:always         reaped*                backoff  up   +1.316 -          pid=- dead=no ending=- rc=its failures=3
-leaving:last-try       reaped*                fatal    up   -      -          pid=- dead=no ending=- rc=its failures=4 reason=ended_4_times_in_a_row,_each_within_10_s_of_its_start
+leaving:on-failure     reaped(1)              backoff  up   +1.316 -          pid=- dead=no ending=- rc=its failures=3 failed=one
+leaving:always         reaped*                backoff  up   +1.316 -          pid=- dead=no ending=- rc=its failures=3 failed=one
+leaving:last-try       reaped(0)              fatal    up   -      -          pid=- dead=no ending=- rc=its failed=four reason=ended_4_times_within_30_s
+leaving:last-try       reaped(1),reaped(u*)   fatal    up   -      -          pid=- dead=no ending=- rc=its failed=four reason=failed_4_times_within_30_s
 leaving:for-ever       reaped*                backoff  up   +19.738 -         pid=- dead=no ending=- rc=its failures=41
-leaving:stable         reaped*                starting up   -      SPAWN      fresh failures=0
+leaving:stable         reaped*                starting up   -      SPAWN      fresh failures=0 failed=one
 
-killing*               start,restart          killing  up   +0.5   -          failures=0
+killing*               start,restart          killing  up   +0.5   -          failures=0 failed=-
 killing,killing:dead   kill,deadline          killing  down +1     KILL
 killing                exited(0)              killing  down +0.1   CLAIM       dead=yes ended=now rc=its
 killing                left(0)                killing  down +0.5   CLAIM      dead=yes ended=now rc=its
@@ -298,7 +304,7 @@ killing:up             left(0)                killing  up   +0.5   CLAIM      de
 killing:up:dead        gone                   killing  up   -      REAP       remains=no
 killing:up:dead        reaped*                starting up   -      SPAWN      fresh
 
-unhealthy*,unready*    start,restart          killing  up   +0.5   -          failures=0 ending=asked
+unhealthy*,unready*    start,restart          killing  up   +0.5   -          failures=0 failed=- ending=asked
 unhealthy*,unready*    stop*                  killing  down +0.5   -
 unhealthy*             kill                   killing  down +1     KILL
 unhealthy*             deadline               killing  up   +1     KILL
@@ -307,7 +313,8 @@ unhealthy              left(0)                killing  up   +0.5   CLAIM      de
 unhealthy:dead*        gone                   killing  up   -      REAP       remains=no
 unhealthy:dead         reaped*                backoff  up   +1.316 -          pid=- dead=no ending=- rc=its failures=3
 unhealthy:dead:no      reaped*                exited   up   -      -          pid=- dead=no ending=- rc=its
-unhealthy:dead:last-*  reaped*                fatal    up   -      -          pid=- dead=no ending=- rc=its failures=4
+unhealthy:dead:last-*  reaped(0)              fatal    up   -      -          pid=- dead=no ending=- rc=its failed=four reason=ended_4_times_within_30_s:_hung
+unhealthy:dead:last-*  reaped(1),reaped(u*)   fatal    up   -      -          pid=- dead=no ending=- rc=its failed=four reason=failed_4_times_within_30_s:_hung
 unready*               kill                   killing  down +1     -
 unready*               deadline               killing  up   +1     -
 unready*               spawned                killing  up   +0.5   KILL       pid=8 started=now
@@ -316,25 +323,25 @@ unready                spawn-refused          fatal    up   -      -          en
 unready:for-ever       spawn-failed           backoff  up   +1.316 -          ending=- ended=now failures=3 reason=busy
 unready:for-ever       spawn-refused          backoff  up   +1.316 -          ending=- ended=now failures=3 reason=missing
 
-unclaimed              start,restart          stopping up   +2     -          failures=0
+unclaimed              start,restart          stopping up   +2     -          failures=0 failed=-
 unclaimed              stop(1)                stopping down +1     -
 unclaimed              kill,deadline          killing  down +1     KILL
 unclaimed              claimed                stopping down +2     -          claimed=yes
 unclaimed              claim-failed           stopping down +2     -          claim-failures=1
 unclaimed              gone                   stopping down +0.1   CLAIM      remains=no
-unclaimed:killed       start,restart          killing  up   +0.5   -          failures=0
+unclaimed:killed       start,restart          killing  up   +0.5   -          failures=0 failed=-
 unclaimed:killed       kill,deadline          killing  down +1     KILL
 unclaimed:killed       claimed                killing  down +0.5   -          claimed=yes
 unclaimed:killed       claim-failed           killing  down +0.5   -          claim-failures=1
 unclaimed:killed       gone                   killing  down +0.1   CLAIM      remains=no
 
-claiming,claiming:l*   start,restart          stopping up   +0.1   -          failures=0
+claiming,claiming:l*   start,restart          stopping up   +0.1   -          failures=0 failed=-
 claiming*              kill                   killing  down +1     -
 claiming,claiming:l*   deadline               stopping down +0.1   CLAIM
 claiming,claiming:l*   claimed                stopping down -      REAP       claimed=yes
 claiming               claim-failed           stopping down +0.1   -          claim-failures=1
 claiming:last-try      claim-failed           stopping down -      REAP       claim-failures=10
-claiming:killed*       start,restart          killing  up   +0.1   -          failures=0
+claiming:killed*       start,restart          killing  up   +0.1   -          failures=0 failed=-
 claiming:killed*       deadline               killing  down +0.1   CLAIM
 claiming:killed*       claimed                killing  down -      REAP       claimed=yes
 claiming:killed        claim-failed           killing  down +0.1   -          claim-failures=1
@@ -399,7 +406,9 @@ def parse_row(line: str) -> Row:
     )
 
 
-def parse_change(word: str, before: Process, event: Any) -> dict[str, Any]:
+def parse_change(  # noqa: C901 - one case for each word
+    word: str, before: Process, event: Any
+) -> dict[str, Any]:
     key, _, text = word.partition("=")
     match key:
         case "fresh":
@@ -416,6 +425,8 @@ def parse_change(word: str, before: Process, event: Any) -> dict[str, Any]:
             return {key: text == "yes"}
         case "ending":
             return {"ending": None if text == "-" else Ending(text.replace("_", " "))}
+        case "failed":
+            return {"failed_at": FAILED[text]}
         case "failures" | "claim-failures" | "late-starts":
             return {key.replace("-", "_"): int(text)}
         case "reason":
@@ -932,12 +943,12 @@ def test_the_first_restart_after_a_stable_period_comes_at_once() -> None:
     assert process.failures == 0
 
 
-def test_six_short_lives_in_a_row_are_fatal_and_say_why() -> None:
+def test_six_failures_within_a_minute_are_fatal_and_say_why() -> None:
     life = Life(Policy(restart=RestartWhen.ALWAYS))
     life.tell("start")
     for _ in range(5):
         life.tell("spawned")
-        life.now += 9
+        life.now += 5
         life.tell("exited(1)")
         assert life.process.state is State.BACKOFF
         life.now = life.process.deadline or 0.0
@@ -945,7 +956,62 @@ def test_six_short_lives_in_a_row_are_fatal_and_say_why() -> None:
     life.tell("spawned")
     life.tell("exited(1)")
     assert life.process.state is State.FATAL
-    assert life.process.reason == "ended 6 times in a row, each within 10 s of its start"
+    assert life.process.reason == "failed 6 times within 60 s"
+
+
+def test_stable_lives_that_end_too_often_are_fatal_too() -> None:
+    life = Life(replace(Policy(restart=RestartWhen.ALWAYS), stable_seconds=1))
+    life.tell("start")
+    for _ in range(5):
+        life.tell("spawned")
+        life.now += 11
+        life.tell("exited(0)")
+        assert life.process.state is State.STARTING
+    life.tell("spawned")
+    life.now += 2
+    life.tell("exited(0)")
+    assert life.process.state is State.FATAL
+    assert life.process.reason == "ended 6 times within 60 s"
+
+
+def test_failures_before_the_window_are_forgotten() -> None:
+    life = Life(Policy(restart=RestartWhen.ON_FAILURE))
+    life.tell("start")
+    for _ in range(50):
+        life.tell("spawned")
+        life.now += 13
+        life.tell("exited(1)")
+        assert life.process.state is State.STARTING
+        assert len(life.process.failed_at) <= 5
+
+
+def test_a_start_by_hand_forgets_the_failures() -> None:
+    life = Life(Policy(restart=RestartWhen.ALWAYS))
+    life.tell("start")
+    while not life.process.failed:
+        life.tell("spawned")
+        life.tell("exited(1)")
+        life.now = life.process.deadline or life.now
+        life.tell("deadline")
+    assert life.process.failed
+    life.tell("start")
+    life.tell("spawned")
+    life.tell("exited(1)")
+    assert not life.process.failed
+    assert life.process.failed_at == (life.now,)
+
+
+def test_an_exit_code_that_counts_as_success_restarts_nothing() -> None:
+    policy = Policy(restart=RestartWhen.ON_FAILURE, success_exit_codes=frozenset({0, 3}))
+    process = play(
+        policy,
+        """
+        0  start      starting  SPAWN
+        0  spawned    running
+        1  exited(3)  exited    CLAIM REAP
+        """,
+    )
+    assert not process.failed
 
 
 def test_metricsd_is_never_given_up() -> None:

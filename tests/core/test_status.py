@@ -132,6 +132,7 @@ def test_the_document_has_the_keys_that_scripts_rely_on() -> None:
         "cpu_percent": 12.3,
         "rss_bytes": 4096,
         "reason": "",
+        "last_lines": [],
     }
     assert b == {
         "name": "b",
@@ -150,6 +151,7 @@ def test_the_document_has_the_keys_that_scripts_rely_on() -> None:
         "cpu_percent": 0.0,
         "rss_bytes": 0,
         "reason": "it fell over",
+        "last_lines": [],
     }
 
 
@@ -308,6 +310,7 @@ def test_a_state_names_its_process_and_holds_no_environment() -> None:
         "dead": False,
         "ending": None,
         "failures": 0,
+        "failed_at": [],
         "started_at": RUNNING.started_at,
         "ready_at": RUNNING.ready_at,
         "command": ["python", "a.py"],
@@ -404,6 +407,7 @@ def test_the_document_of_the_dead_tells_who_lives_on() -> None:
         "cpu_percent": 0.0,
         "rss_bytes": 0,
         "reason": "",
+        "last_lines": [],
     }
     # It waited for a restart that nobody will make any more.
     waited = {"name": "b", "state": "exited", "pid": None, "returncode": -9, "exit": "SIGKILL"}
@@ -502,6 +506,18 @@ def test_no_line_is_wider_than_the_terminal_and_the_state_is_always_shown(width:
     assert header.split()[:2] == ["SESSION", "STATE"]
     rows = lines[lines.index(header) + 1 :][:2]
     assert [row.split()[:2] for row in rows] == [["a", "running"], ["b", "backoff"]]
+
+
+def test_the_last_words_of_who_gave_up_are_shown_and_command_no_terminal() -> None:
+    document = build(RUNNING)
+    words = ["Traceback", "\x1b]0;evil\x07" + "x" * 200]
+    document["sessions"][0] |= {"state": "fatal", "reason": "failed 6 times", "last_lines": words}
+    lines = [click.unstyle(line) for line in render_status(document, 80)]
+    at = next(i for i, line in enumerate(lines) if line.endswith("failed 6 times"))
+    assert lines[at + 1] == "  Traceback"
+    assert lines[at + 2].startswith("  \\x1b]0;evil")
+    assert lines[at + 2].endswith("…")
+    assert len(lines[at + 2]) == 80
 
 
 def test_a_long_name_leaves_room_for_the_rest() -> None:

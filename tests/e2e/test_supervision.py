@@ -91,10 +91,13 @@ def test_on_failure_restarts_a_failed_session_but_no_good_one(stack: Stack) -> N
 
 
 def test_a_session_that_fails_again_and_again_becomes_fatal_with_a_reason(stack: Stack) -> None:
-    stack.start("--restart", "always", "-s", "bad=sh -c 'exit 3'")
+    stack.start("--restart", "always", "-s", "bad=sh -c 'echo no such account; exit 3'")
     ended = stack.wait_for_state("bad", "fatal", timeout=40)
-    assert "6 times in a row" in ended["reason"]
+    assert ended["reason"] == "failed 6 times within 60 s"
     assert ended["restarts"] == 5
+    assert ended["last_lines"] == ["no such account"] * 5
+    table = stack.run("status").stdout
+    assert "bad: failed 6 times within 60 s\n  no such account\n" in table
 
 
 def test_stop_of_one_session_leaves_the_others_alone(stack: Stack) -> None:
