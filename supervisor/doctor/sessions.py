@@ -274,6 +274,8 @@ def _again(session: SessionFacts, snapshot: Snapshot) -> tuple[str, ...]:
         words: tuple[str, ...] = ("-d", "-s", f"{name}={command}")
         if snapshot.supervised is Supervised.NONE:
             words += ("--port", str(snapshot.port), "--multiproc-dir", snapshot.directory)
+        if not snapshot.options:  # the default one is another where the session runs
+            words += ("--run-dir", snapshot.run_dir)
         return (end, f"`{enter}{_ptsup(snapshot, 'start', *words)}`")
     where = shlex.quote(snapshot.directory)
     settings = f"{MODE_VARIABLE}=B {MULTIPROC_DIR_VARIABLE}={where} {LIBRARY_DIR_VARIABLE}={where}"

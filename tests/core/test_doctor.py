@@ -145,7 +145,8 @@ def test_a_step_can_be_typed_whatever_the_paths() -> None:
     stop, start = failures["mode-b"]
     assert stop == "`ptsup stop a`"
     assert shlex.split(start.strip("`")) == [
-        *("cd", "/srv/it is", "&&", "ptsup", "start", "-d", "-s", "a=python a.py")
+        *("cd", "/srv/it is", "&&", "ptsup", "start", "-d", "-s", "a=python a.py"),
+        *("--run-dir", "/srv/run"),
     ]
     wrong = replace(SESSION, name="", variables={})
     by_hand = replace(BY_HAND, sessions=(wrong,), holder=PortHolder(2, "x", is_metricsd=True))

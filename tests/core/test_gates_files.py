@@ -214,9 +214,9 @@ def test_no_text_makes_it_raise(text: str, command: list[str]) -> None:
 @pytest.mark.timeout(20)
 def test_a_huge_file_is_read_to_its_end() -> None:
     for text in (
-        "x = [" + "1," * 60_000 + "]\n",
-        "".join(f"[a{i}]\nb = 1\n" for i in range(10_000)),
-        ".".join("a" * 3_000) + " = 1\n",
+        "x = [" + "1," * 20_000 + "]\n",
+        "".join(f"[a{i}]\nb = 1\n" for i in range(3_000)),
+        ".".join("a" * 1_000) + " = 1\n",
         f"x = '{'y' * 250_000}'\n",
     ):
         assert find_refusal_in_file(PAPER, text) is None

@@ -215,10 +215,16 @@ def test_a_port_that_is_taken(patient: Patient) -> None:
     patient.assert_well()
 
 
-@pytest.mark.parametrize("mode", ["A", "b2"])
-def test_mode_a_by_mistake(patient: Patient, mode: str) -> None:
+def test_a_supervisor_that_was_stopped_by_a_signal(patient: Patient) -> None:
+    patient.stack.start()
+    os.kill(patient.stack.status()["supervisor"]["pid"], signal.SIGSTOP)
+    patient.follow(patient.wait_for_cause("supervisor"))
+    patient.assert_well()
+
+
+def test_mode_a_by_mistake(patient: Patient) -> None:
     session = patient.write_session()
-    command = f"env PEAKTRADE_METRICS_MODE={mode} {sys.executable} {session}"
+    command = f"env PEAKTRADE_METRICS_MODE=A {sys.executable} {session}"
     patient.stack.start("-s", f"a={command}")
     patient.follow(patient.wait_for_cause("mode-b"))
     patient.assert_well()
