@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from supervisor.logs import Follower
+from supervisor.logs import Follower, render_line
 from telemetry.plain import escape
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ class Follow:
         for name, follower in self._followers.items():
             for line in follower.seek_tail(lines):
                 self._show(name, line)
+
+    def finish(self) -> None:
+        """Show what has come since, an unfinished line too, and then no more."""
+        self._look(last=True)
 
     def say(self, line: str) -> None:
         """Have a line of ptsup's own printed; never waits for the terminal."""
@@ -82,9 +86,9 @@ class Follow:
         for name, follower in self._followers.items():
             for line in follower.read_lines(last=last):
                 self._show(name, line)
-        for line in said:
+        for text in said:
             self._clear_footer()
-            click.echo(f"ptsup: {escape(line)}", err=True)
+            click.echo(f"ptsup: {escape(text)}", err=True)
         if sys.stdout.isatty():
             footer = "" if last else self.find_footer()
             if footer != self._footer:
@@ -92,12 +96,17 @@ class Follow:
                 click.echo(click.style(footer, fg="yellow"), nl=False, color=_find_colour())
                 self._footer = footer
 
-    def _show(self, name: str, line: str) -> None:
+    def _show(self, name: str, line: bytes) -> None:
+        """Show a line: harmless text on a terminal, and else the very bytes."""
         self._clear_footer()
         names = list(self._followers)
         width, number = max(map(len, names)), names.index(name)
-        prefix = click.style(f"{name:<{width}} |", fg=_COLOURS[number % len(_COLOURS)])
-        click.echo(f"{prefix} {line}", color=_find_colour())
+        prefix = f"{name:<{width}} |"
+        if sys.stdout.isatty():
+            prefix = click.style(prefix, fg=_COLOURS[number % len(_COLOURS)])
+            click.echo(f"{prefix} {render_line(line)}", color=_find_colour())
+        else:
+            click.echo(b"%s %s" % (prefix.encode(), line))
 
     def _clear_footer(self) -> None:
         if self._footer:

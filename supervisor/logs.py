@@ -1,4 +1,4 @@
-"""The children's output: append-only files, read back by line.
+"""The children's output: append-only files, read back by line, over their rotations.
 
 Files and not pipes, so that a session never waits for a reader and outlives its supervisor.
 """
@@ -11,13 +11,22 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from supervisor.copies import (
+    BLOCK_BYTES,
+    find_front,
+    list_copies,
+    read_backwards,
+    read_forwards,
+)
 from telemetry.plain import escape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_BLOCK: Final = 1 << 16
+# A line that is longer is shown in pieces; and so much is read back at most for the last lines.
+_LINE_BYTES: Final = 1 << 20
+_TAIL_BYTES: Final = 1 << 26
 
 
 def open_log(path: Path) -> BinaryIO:
@@ -56,55 +65,94 @@ def render_line(line: bytes) -> str:
 
 
 def read_tail(path: Path, lines: int) -> list[str]:
-    """Read the last lines of a log; none when there is no log."""
+    """Read the last lines of a log and its rotated copies, an unfinished one too, as harmless text.
+
+    None when there is no log.
+    """
     follower = Follower(path)
-    found = follower.seek_tail(lines)
-    return [*found, *follower.read_lines(last=True)][-lines:] if lines > 0 else []
+    found = [*follower.seek_tail(lines), *follower.read_lines(last=True)]
+    return [render_line(line) for line in found[-lines:]] if lines > 0 else []
 
 
 @dataclass(slots=True)
 class Follower:
-    """Reads what is appended to one log, whole lines at a time."""
+    """Reads what is appended to one log, whole lines at a time, as they were written.
+
+    It goes on over rotations, and after somebody emptied or replaced the log.
+    """
 
     path: Path
-    position: int = 0
+    position: int | None = None  # None: where the log begins when it is first seen
     rest: bytes = b""
     _file: BinaryIO | None = field(default=None, repr=False)
 
-    def seek_tail(self, lines: int) -> list[str]:
+    def seek_tail(self, lines: int) -> list[bytes]:
         """Go to the end of the last whole line; give back that many lines before it."""
         log = _open_for_reading(self.path)
         if log is None:
             return []
         with log:
-            start = end = log.seek(0, os.SEEK_END)
-            tail = b""
-            while start > 0 and tail.count(b"\n") <= lines:
-                size = min(start, _BLOCK)
-                start -= size
-                log.seek(start)
-                tail = log.read(size) + tail
-        whole, _, rest = tail.rpartition(b"\n")
+            end = log.seek(0, os.SEEK_END)
+            blocks: list[bytes] = []
+            found, limit = 0, min(lines * _LINE_BYTES, _TAIL_BYTES + (lines << 10)) + BLOCK_BYTES
+            for block in read_backwards(log.fileno(), self.path, end):
+                blocks.append(block)
+                found += block.count(b"\n")
+                limit -= len(block)
+                if found > lines or limit <= 0:
+                    break
+        whole, separator, rest = b"".join(reversed(blocks)).rpartition(b"\n")
         self.position = end - len(rest)
-        if not whole or lines == 0:
+        if not separator or lines == 0:
             return []
-        return [render_line(line) for line in whole.split(b"\n")[-lines:]]
+        return whole.split(b"\n")[-lines:]
 
-    def read_lines(self, *, last: bool = False) -> Iterator[str]:
+    def read_lines(self, *, last: bool = False) -> Iterator[bytes]:
         """Yield the lines that are new; with `last`, an unfinished one too, and then close."""
+        yield from self._read()
+        while self._is_replaced():
+            if self.rest:
+                yield self.rest
+            self.close()
+            self.position = None
+            yield from self._read()
+        if last:
+            if self.rest:
+                yield self.rest
+            self.close()
+
+    def _read(self) -> Iterator[bytes]:
         if self._file is None:
             self._file = _open_for_reading(self.path)
         if self._file is None:
             return
-        self._file.seek(self.position)
-        while block := self._file.read(_BLOCK):
-            self.position += len(block)
+        descriptor = self._file.fileno()
+        end = os.fstat(descriptor).st_size  # who writes faster than we read holds up nobody
+        if self.position is None or self.position > end:
+            self.position = find_front(descriptor, list_copies(self.path)).first
+            self.rest = b""
+        while self.position < end:
+            start, block = read_forwards(descriptor, self.path, self.position)
+            if not block:
+                return
+            if start > self.position and self.rest:  # what comes between was rotated away
+                yield self.rest
+                self.rest = b""
+            self.position = start + len(block)
             *lines, self.rest = (self.rest + block).split(b"\n")
-            yield from map(render_line, lines)
-        if last:
-            if self.rest:
-                yield render_line(self.rest)
-            self.close()
+            yield from lines
+            if len(self.rest) > _LINE_BYTES:  # a line without an end must not fill the memory
+                yield self.rest
+                self.rest = b""
+
+    def _is_replaced(self) -> bool:
+        """Whether another file has the name of the one that is open."""
+        if self._file is None:
+            return False
+        try:
+            return not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except OSError:  # removed: whoever writes to it may still do so
+            return False
 
     def close(self) -> None:
         """Let go of the file; what was read of an unfinished line is forgotten."""

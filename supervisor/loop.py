@@ -20,7 +20,7 @@ from supervisor.adoption import Former, build_process
 from supervisor.audit import Audit, AuditSettings, Inherited
 from supervisor.children import Children
 from supervisor.claims import SWEEP_SECONDS, Claims
-from supervisor.config import METRICSD
+from supervisor.config import METRICSD, SUPERVISOR
 from supervisor.crew import find_crew, find_planned
 from supervisor.deaths import Deaths
 from supervisor.errors import PtsupError
@@ -46,6 +46,7 @@ from supervisor.logs import read_tail
 from supervisor.look.everything import ConfigFile
 from supervisor.probe import Prober
 from supervisor.publisher import Publisher
+from supervisor.rotator import Rotator
 from supervisor.rounds import Rounds
 from supervisor.spawner import Spawner
 from supervisor.status import render_exit
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
     from supervisor.admission import Admitted
-    from supervisor.config import Config
+    from supervisor.config import Config, LogLimits
     from supervisor.drift import Finding
     from supervisor.lifecycle import Process
     from supervisor.rundir import RunDir
@@ -95,6 +96,7 @@ class Loop:
     children: Children = field(default_factory=Children)
     journal: Journal = field(init=False)
     publisher: Publisher = field(init=False)
+    rotator: Rotator = field(init=False)
     spawner: Spawner = field(init=False)
 
     _inbox: deque[Event] = field(default_factory=deque)
@@ -155,6 +157,12 @@ class Loop:
             note_change=self.publisher.note,
             inherited=self.inherited,
         )
+        self.rotator = Rotator(
+            directory=self.run_dir.logs,
+            find_logs=self._find_logs,
+            find_writing=self.children.present.keys,
+            failed=self.audit.unrotatable,
+        )
         self.rounds.every(LOOK_ANYWAY_SECONDS, self._look_anyway)
         self.rounds.every(SWEEP_SECONDS, self.claims.sweep)
 
@@ -177,6 +185,7 @@ class Loop:
         self.background(self.prober.run())
         self.background(self.rounds.run())
         self.background(self.publisher.run())
+        self.background(self.rotator.run())
         self.background(self._open())
         self.post(Start(METRICSD))  # nothing is done if it was adopted
         try:
@@ -317,6 +326,11 @@ class Loop:
     def list_findings(self) -> tuple[Finding, ...]:
         """List all that is not as it should be, and for a while what was mended."""
         return self.audit.collect()
+
+    def _find_logs(self) -> dict[str, LogLimits]:
+        """Find whose logs are kept short, and how short: everybody's, our own too."""
+        sessions = {name: member.spec.log for name, member in self.members.items()}
+        return {METRICSD: self.config.log, SUPERVISOR: self.config.log, **sessions}
 
     def add(self, sessions: Iterable[Admitted]) -> None:
         """Take in sessions that were admitted."""

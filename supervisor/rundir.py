@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from supervisor.config import METRICSD, SUPERVISOR
+from supervisor.copies import is_copy
 from supervisor.errors import PtsupError, UsageError
 from supervisor.records import parse_record
 from telemetry.directories import create_private, find_exposure, lock_directory
@@ -78,7 +79,8 @@ class RunDir:
                 return path.name
         for directory, kinds in ((self.logs, {".log"}), (self.states, {".json", _LOCK_SUFFIX})):
             for path in sorted(directory.glob("*")):
-                if path.suffix not in kinds and not _is_unfinished(path):
+                copied = directory == self.logs and is_copy(path.name)
+                if path.suffix not in kinds and not copied and not _is_unfinished(path):
                     return f"{directory.name}/{path.name}"
         return None
 

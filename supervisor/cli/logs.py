@@ -39,7 +39,9 @@ examples:
 def logs(names: tuple[str, ...], follow: bool, lines: int, run_dir: RunDir) -> int:
     """Show the output of sessions; `metricsd` and `supervisor` have logs too.
 
-    Without names: of every session there is, or (when nothing runs) was.
+    Without names: of every session there is, or (when nothing runs) was. What was rotated away
+    is read too. A terminal is shown control characters as text; a pipe or a file gets every byte
+    as it was written.
     """
     from supervisor.follow import Follow
 
@@ -58,4 +60,6 @@ def logs(names: tuple[str, ...], follow: bool, lines: int, run_dir: RunDir) -> i
     if follow:
         with contextlib.suppress(KeyboardInterrupt):
             following.run()
+    elif lines:
+        following.finish()
     return 0

@@ -52,6 +52,14 @@ class Policy:
     start_timeout_limit_seconds: float = 30.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLimits:
+    """How long a log may be before it is rotated, and how many rotated copies are kept."""
+
+    max_bytes: int = 16 << 20  # 0: it is never rotated
+    backups: int = 5
+
+
 METRICSD_POLICY: Final = Policy(
     restart=RestartWhen.ALWAYS,
     stop_timeout_seconds=5.0,
@@ -73,6 +81,7 @@ class SessionSpec:
     cwd: Path
     env: Mapping[str, str] = field(default_factory=dict)
     policy: Policy = Policy()
+    log: LogLimits = LogLimits()
 
     def to_document(self) -> dict[str, Any]:
         """Build the JSON document of this spec."""
@@ -97,6 +106,7 @@ class Config:
     sessions: tuple[SessionSpec, ...] = ()
     planned: frozenset[str] = frozenset()  # which of them stand in the file
     denied: tuple[str, ...] = ()  # what NO-LIVE refuses besides its own list
+    log: LogLimits = LogLimits()  # of our own logs
     audit_interval_seconds: float = 15.0
     missing_shard_seconds: float = 600.0
     stale_values_seconds: float = 3600.0

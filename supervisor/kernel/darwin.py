@@ -6,6 +6,7 @@ Never run by the project's own tests, which need a Linux machine; kept as small 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import subprocess
@@ -20,6 +21,7 @@ from telemetry.processes import read_identity
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
+    from pathlib import Path
 
 assert sys.platform == "darwin"
 
@@ -189,6 +191,41 @@ def _lsof(*arguments: str) -> str:
         ["/usr/sbin/lsof", *arguments], capture_output=True, text=True, check=False
     )
     return done.stdout
+
+
+def punch_hole(descriptor: int, start: int, end: int) -> None:  # noqa: ARG001
+    """Refuse: logs are not rotated here. F_PUNCHHOLE would have to be tried on a real machine."""
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+def find_data(descriptor: int, position: int) -> int:  # noqa: ARG001
+    """Find no hole: nobody punches one here."""
+    return position
+
+
+def find_hole(descriptor: int, position: int) -> int:
+    """Find the file's end: nobody punches a hole here."""
+    return max(position, os.fstat(descriptor).st_size)
+
+
+class WriteWatch:
+    """Never made: only rotation needs to know of writes."""
+
+    def fileno(self) -> int:
+        """Give the descriptor to wait for."""
+        raise NotImplementedError
+
+    def arm(self, directory: Path) -> bool:  # noqa: ARG002
+        """Tell of the next write; False where that cannot be done now."""
+        return False
+
+    def close(self) -> None:
+        """Watch no more."""
+
+
+def watch_writes() -> WriteWatch | None:
+    """Make none."""
+    return None
 
 
 def _ps(*arguments: str) -> str:

@@ -42,14 +42,16 @@ _STAT_START, _STAT_EXIT = 19, 49
 _LISTEN: Final = "0A"
 
 
+# <linux/falloc.h>
+_FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE = 1, 2
+# <sys/inotify.h>: somebody wrote, made, moved or removed something; told once.
+_WRITES: Final = 0x2 | 0x40 | 0x80 | 0x100 | 0x200
+_ONCE: Final = 0x80000000
+
+
 def become_subreaper() -> None:
     """Make orphans of our descendants our own children, so that they too can be pinned."""
-    import ctypes  # noqa: PLC0415 - once, and only in the supervisor
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    _call("prctl", _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def peek(pid: int) -> supervisor.kernel.Exit | None:
@@ -237,6 +239,91 @@ def _parse_address(text: str, family: socket.AddressFamily) -> str:
     """Read an address as /proc/net/tcp writes it: words of 32 bits in the machine's order."""
     words = [int(text[at : at + 8], 16) for at in range(0, len(text), 8)]
     return socket.inet_ntop(family, struct.pack(f"={len(words)}I", *words))
+
+
+def _call(name: str, *arguments: object) -> int:
+    """Call a function of libc that Python has no name for; raises OSError."""
+    import ctypes  # noqa: PLC0415 - only the supervisor needs it, and it is slow to import
+
+    # An int would be cut to 32 bits, which an offset in a file is not.
+    wide = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
+    function = getattr(ctypes.CDLL(None, use_errno=True), name)
+    result: int = function(*wide)
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+# -- Files: holes, and being told of writes ------------------------------------------------------
+
+
+def punch_hole(descriptor: int, start: int, end: int) -> None:
+    """Give a file's blocks from `start` to `end` back; all of that reads as zeros. Raises OSError.
+
+    No offset moves, and no writer notices: it waits for the inode's lock, as for another writer.
+    """
+    mode = _FALLOC_KEEP_SIZE | _FALLOC_PUNCH_HOLE
+    _call("fallocate", descriptor, mode, start, end - start)
+
+
+def find_data(descriptor: int, position: int) -> int:
+    """Find where the next block begins that is no hole; the file's end when there is none."""
+    return _seek(descriptor, position, os.SEEK_DATA)
+
+
+def find_hole(descriptor: int, position: int) -> int:
+    """Find where the next hole begins; the file's end is one."""
+    return _seek(descriptor, position, os.SEEK_HOLE)
+
+
+def _seek(descriptor: int, position: int, what: int) -> int:
+    try:
+        return os.lseek(descriptor, position, what)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return max(position, os.fstat(descriptor).st_size)
+
+
+@dataclass(slots=True)
+class WriteWatch:
+    """Tells once that somebody writes to a file in a directory: `fileno` becomes readable.
+
+    Until it is armed again it costs neither the writers nor us anything.
+    """
+
+    _descriptor: int
+
+    def fileno(self) -> int:
+        """Give the descriptor to wait for."""
+        return self._descriptor
+
+    def arm(self, directory: Path) -> bool:
+        """Tell of the next write; False where that cannot be done now."""
+        try:
+            self._drain()
+            _call("inotify_add_watch", self._descriptor, os.fsencode(directory), _WRITES | _ONCE)
+        except OSError:
+            return False
+        return True
+
+    def _drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._descriptor, 1 << 16):
+                pass
+
+    def close(self) -> None:
+        """Watch no more."""
+        os.close(self._descriptor)
+
+
+def watch_writes() -> WriteWatch | None:
+    """Make a watch, not armed yet; None when the user's inotify instances are used up."""
+    try:
+        return WriteWatch(_call("inotify_init1", os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return None
 
 
 def _read_start(pid: int) -> str | None:

@@ -58,11 +58,14 @@ supervisor.render         view   telemetry.mode telemetry.plain
 supervisor.kernel         shell  kernel.darwin kernel.linux telemetry.processes
 supervisor.kernel.darwin  shell  kernel telemetry.processes
 supervisor.kernel.linux   shell  kernel telemetry.processes
-supervisor.logs           shell  telemetry.plain
+supervisor.copies         shell  kernel
+supervisor.logs           shell  copies telemetry.plain
+supervisor.rotation       shell  copies kernel
+supervisor.rotator        shell  copies drift.facts kernel rotation
 supervisor.spawn          shell  errors kernel logs
 supervisor.port           shell  errors telemetry.listen
 supervisor.records        pure
-supervisor.rundir         shell  config errors records telemetry.directories
+supervisor.rundir         shell  config copies errors records telemetry.directories
 supervisor.observe        shell  environ status
                                  telemetry.claim telemetry.processes telemetry.shards
 supervisor.adoptee        shell  kernel observe spawn
@@ -94,7 +97,7 @@ supervisor.deaths         shell  adoptee events kernel lifecycle remains spawn
 supervisor.adopt          shell  adoptee adoption children config events
 supervisor.loop           shell  adopt adoption audit children claims config crew deaths errors
                                  events fleet journal lifecycle logs look.everything probe publisher
-                                 rounds spawner status telemetry.clearing telemetry.mode
+                                 rotator rounds spawner status telemetry.clearing telemetry.mode
 supervisor.serve          shell  supervisor admission config.documents config.values control drift
                                  errors events fleet kernel lifecycle logs observe status
 supervisor.orphans        shell  adoption client config errors kernel observe status

@@ -30,11 +30,11 @@ def test_lines_come_whole_and_once(tmp_path: Path) -> None:
     follower = Follower(path)
     with open_log(path) as log:
         log.write(b"one\ntw")
-        assert list(follower.read_lines()) == ["one"]
+        assert list(follower.read_lines()) == [b"one"]
         assert list(follower.read_lines()) == []
         log.write(b"o\nthree")
-        assert list(follower.read_lines()) == ["two"]
-        assert list(follower.read_lines(last=True)) == ["three"]
+        assert list(follower.read_lines()) == [b"two"]
+        assert list(follower.read_lines(last=True)) == [b"three"]
         assert list(follower.read_lines(last=True)) == []
 
 
@@ -45,7 +45,7 @@ def test_what_stood_there_before_is_left_out(tmp_path: Path) -> None:
         follower = Follower(path)
         assert follower.seek_tail(0) == []
         log.write(b"new\n")
-        assert list(follower.read_lines()) == ["new"]
+        assert list(follower.read_lines()) == [b"new"]
     follower.close()
 
 
