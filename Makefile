@@ -15,7 +15,7 @@ EVENTS ?= 1000000
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test chaos adopt trees ordinary ai-live fuzz equality check docs bench lock clean
+.PHONY: demo test chaos adopt logs trees ordinary ai-live fuzz equality check docs bench lock clean
 
 demo: $(STAMP)
 	@$(BIN)/python examples/demo.py
@@ -29,6 +29,10 @@ chaos: $(STAMP)
 # The supervisor alone is killed: at any moment, and within 2 ms of a spawn.
 adopt: $(STAMP)
 	@ADOPT_SEED=$(SEED) ADOPT_KILLS=$(KILLS) $(BIN)/python -m pytest -s -q tests/chaos/test_takeovers.py
+
+# 10 MB/s of log from each of 4 sessions, through 20 rotations and 5 deaths of the supervisor.
+logs: $(STAMP)
+	@PTSUP_LOGS_LONG=1 $(BIN)/python -m pytest -s -q tests/e2e/test_log_rotation.py
 
 # 200 sessions that do not want to go, in place of the 20 that `make test` takes.
 trees: $(STAMP)
