@@ -136,3 +136,27 @@ def test_the_peers_uid_is_read() -> None:
     here, there = socket.socketpair()
     with here, there:
         assert kernel.read_peer_uid(here) == os.getuid()
+
+
+def test_who_listens_where_is_found_and_by_which_socket() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as idle:
+        idle.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        listening = kernel.list_listening()
+        (name,) = [key for key, address in listening.items() if address == ("127.0.0.1", port)]
+        assert idle.getsockname()[1] not in {number for _, number in listening.values()}
+        assert kernel.find_socket_holders({name}, [1, os.getpid()]) == {name: os.getpid()}
+        assert kernel.find_socket_holders({name}, []) == {}
+        assert kernel.find_socket_holders((), [os.getpid()]) == {}
+    assert name not in kernel.list_listening()
+
+
+def test_the_open_files_of_a_process_are_listed_removed_ones_too(tmp_path: Path) -> None:
+    path = tmp_path / "counter_1.db"
+    with path.open("w") as file:
+        inode = os.fstat(file.fileno()).st_ino
+        assert (str(path), inode) in kernel.list_open_files(os.getpid())
+        path.unlink()
+        assert (str(path), inode) in kernel.list_open_files(os.getpid())
+    assert (str(path), inode) not in kernel.list_open_files(os.getpid())
+    assert kernel.list_open_files(2**30) == []

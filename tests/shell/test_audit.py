@@ -1,0 +1,112 @@
+"""The audit alone: who notes something has it told, and what fails in it ends nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from supervisor.audit import Audit, AuditSettings
+from supervisor.claims import Claims
+from supervisor.drift.facts import FailedClaim, Unrotatable
+from supervisor.look.processes import Crew
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Scene:
+    """An audit of a directory without sessions, with a health document of our own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.health: dict[str, Any] = {}
+        self.changes = 0
+        self.claims = Claims(directory=directory, find_own=set, note_change=lambda: None)
+        self.audit = Audit(
+            directory=directory,
+            address="127.0.0.1:9",
+            port=9,
+            settings=AuditSettings(
+                interval_seconds=15, missing_shard_seconds=600, stale_values_seconds=3600
+            ),
+            claims=self.claims,
+            find_crew=Crew,
+            find_planned=dict,
+            find_health=lambda: self.health,
+            find_config_file=lambda: None,
+            note_change=self._note,
+        )
+        asyncio.run(self.audit.look())
+
+    def _note(self) -> None:
+        self.changes += 1
+
+    @property
+    def kinds(self) -> list[str]:
+        return [found.kind for found in self.audit.collect()]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    path = tmp_path / "prom_multiproc"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def scene(directory: Path) -> Scene:
+    return Scene(directory)
+
+
+def test_a_log_that_cannot_be_rotated_is_told_as_long_as_it_is_noted(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert scene.kinds == []
+    scene.audit.unrotatable["paper"] = Unrotatable("paper", "/r/paper.log", "no holes", 1.0)
+    assert scene.kinds == ["log-unrotatable"]
+    assert scene.changes == 1
+    del scene.audit.unrotatable["paper"]
+    assert scene.kinds == []
+    assert scene.changes == 2
+    assert len([line for line in caplog.messages if "log-unrotatable" in line]) == 1
+
+
+def test_a_claim_that_fails_and_succeeds_is_told_without_a_look(scene: Scene) -> None:
+    scene.claims.failed[7] = FailedClaim("paper (pid 7)", "no space", 1.0, 15.0)
+    assert scene.kinds == ["claim-failed"]
+    scene.claims.failed.clear()
+    assert scene.kinds == []
+
+
+def test_what_metricsd_says_is_told_and_garbage_is_not(scene: Scene) -> None:
+    good = {"metric": "m", "label": "symbol", "pid": 0, "shard": "", "series": 1}
+    for bad in (None, 7, "x", [1], [{}], [{**good, "pid": "7"}], [{**good, "metric": 7}]):
+        scene.health = {"label_violations": bad, "unreadable": bad}
+        assert scene.kinds == []
+    scene.health = {"label_violations": [good]}
+    assert scene.kinds == ["label-violation"]
+
+
+def test_an_audit_that_fails_says_so_once_and_goes_on(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> Crew:
+        raise OSError(24, "Too many open files")
+
+    def turn() -> None:
+        work = scene.audit.turn()
+        if work is not None:
+            asyncio.run(work)
+
+    scene.audit.find_crew = fail
+    for _ in range(3):
+        scene.audit._looked_at = float("-inf")
+        turn()
+    assert len([line for line in caplog.messages if "the audit failed" in line]) == 1
+    scene.audit.find_crew = Crew
+    (scene.audit.directory / "notes").touch()
+    scene.audit._looked_at = float("-inf")
+    turn()
+    assert scene.kinds == ["unexpected-file"]
+    scene.audit.close()
