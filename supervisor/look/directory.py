@@ -20,6 +20,7 @@ from telemetry.shards import (
     Shard,
     ShardError,
     list_directory,
+    parse_shard_name,
     read_shard,
 )
 
@@ -71,10 +72,10 @@ class DirectoryLooker:
             return DirectoryLook(DirectoryFacts(None, error.strerror or str(error)))
         self._listing = listing
         self._defects = self._read_defects(former, touched)
-        strays = set(names) - listing.by_name.keys() - {RETIRED}
+        # By their names: a shard that came between the two listings is none of these.
+        strays = {name for name in names if name != RETIRED and parse_shard_name(name) is None}
         for name, defect in listing.defects:
             if defect is Defect.IRREGULAR:
-                strays.discard(name)
                 self._defects[name] = f"it is a {find_kind(self.directory / name)}"
         return DirectoryLook(
             DirectoryFacts((found.st_dev, found.st_ino)),

@@ -10,7 +10,9 @@ import pytest
 from supervisor.audit import Audit, AuditSettings
 from supervisor.claims import Claims
 from supervisor.drift.facts import FailedClaim, Unrotatable
+from supervisor.look import directory as room
 from supervisor.look.processes import Crew
+from telemetry.shards import Listing, list_directory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,7 +83,8 @@ def test_a_claim_that_fails_and_succeeds_is_told_without_a_look(scene: Scene) ->
 
 def test_what_metricsd_says_is_told_and_garbage_is_not(scene: Scene) -> None:
     good = {"metric": "m", "label": "symbol", "pid": 0, "shard": "", "series": 1}
-    for bad in (None, 7, "x", [1], [{}], [{**good, "pid": "7"}], [{**good, "metric": 7}]):
+    garbage: list[Any] = [None, 7, "x", [1], [{}], [{**good, "pid": "7"}], [{**good, "metric": 7}]]
+    for bad in garbage:
         scene.health = {"label_violations": bad, "unreadable": bad}
         assert scene.kinds == []
     scene.health = {"label_violations": [good]}
@@ -110,3 +113,15 @@ def test_an_audit_that_fails_says_so_once_and_goes_on(
     turn()
     assert scene.kinds == ["unexpected-file"]
     scene.audit.close()
+
+
+def test_a_shard_that_comes_while_the_directory_is_listed_is_no_stray(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def list_then_come(path: Path, former: Listing) -> Listing:
+        found = list_directory(path, former)
+        (directory / "counter_1.db").touch()
+        return found
+
+    monkeypatch.setattr(room, "list_directory", list_then_come)
+    assert room.DirectoryLooker(directory).look().strays == ()
