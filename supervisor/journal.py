@@ -61,9 +61,9 @@ class Journal:
             nonce=origin.nonce if origin and origin.incarnation == process.incarnation else "",
             identity=origin.identity if origin else None,
         )
-        state["number"] = self.numbers.setdefault(
-            process.name, max(self.numbers.values(), default=0) + 1
-        )
+        if process.name not in self.numbers:
+            self.numbers[process.name] = max(self.numbers.values(), default=0) + 1
+        state["number"] = self.numbers[process.name]
         try:
             self.run_dir.write_state(process.name, state)
         except OSError as error:
