@@ -23,7 +23,7 @@ from supervisor.gates import (
 )
 from supervisor.gates.files import FILES_LIMIT, find_config_names
 from supervisor.gates.refusal import FILE_LIMIT_BYTES
-from supervisor.spawn import check_command
+from supervisor.spawn import check_command, check_limits
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -151,6 +151,7 @@ def admit(
     check_gates(spec, inherited, denied)
     admitted = Admitted(spec, dict(inherited))
     try:
+        check_limits(spec.limits)
         check_command(spec.command, spec.cwd, admitted.build_environment(multiproc_dir, ""))
     except UsageError as error:
         raise UsageError(f"cannot start {spec.name}: {error.message}", error.hint) from None

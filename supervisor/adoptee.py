@@ -134,7 +134,7 @@ class Adoptee:
     def signal_group(self, number: int) -> None:
         """Signal its whole group, and who left it: each as the process it is, by no bare number."""
         numbers = [number]
-        if number == signal.SIGTERM:  # one that is stopped would not notice
+        if number != signal.SIGKILL:  # one that is stopped would not notice
             numbers.append(signal.SIGCONT)
         self._sent, self._reached = number, {}
         remains = self.find_remains()

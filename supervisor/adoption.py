@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from supervisor.config import METRICSD, METRICSD_POLICY, Policy, SessionSpec
-from supervisor.config.values import parse_restart, parse_seconds
-from supervisor.errors import UsageError
+from supervisor.config import METRICSD, METRICSD_POLICY, Role, SessionSpec
+from supervisor.config.keys import build_spec as build_configured
+from supervisor.config.keys import read_settings
 from supervisor.events import Adopted, Exited
 from supervisor.lifecycle import Ending, Process, State, Target
 from telemetry.masking import mask_secrets
@@ -88,9 +88,12 @@ def build_process(former: Former, now: float) -> Process:
     """Build the process as it was: at rest as recorded, any other to be Adopted."""
     record, state = former.record, read_state(former.record)
     target = Target.DOWN if record.get("target") == Target.DOWN else Target.UP
+    spec, _ = build_spec(former, {})
     process = Process(
         name=former.name,
-        policy=METRICSD_POLICY if former.name == METRICSD else _read_policy(record),
+        policy=METRICSD_POLICY if former.name == METRICSD else spec.policy,
+        role=spec.role,
+        start_after=spec.start_after,
         target=target,
         incarnation=former.incarnation,
         failures=max(0, record.get("failures", 0)),
@@ -137,28 +140,15 @@ def build_spec(former: Former, environ: Mapping[str, str]) -> tuple[SessionSpec,
             command = former.words
         else:
             missing.append("a secret of its command")
-    spec = SessionSpec(
+    spec = build_configured(
+        Role.EXPORTER if record.get("role") == Role.EXPORTER else Role.SESSION,
+        read_settings(record.get("settings", {})),
         name=former.name,
         command=command,
         cwd=Path(record.get("cwd") or "/"),
         env={name: environ[name] for name in variables if name in environ},
-        policy=_read_policy(record),
     )
-    return spec, tuple(missing)
-
-
-def _read_policy(record: Mapping[str, Any]) -> Policy:
-    default = Policy()
-    try:
-        return replace(
-            default,
-            restart=parse_restart(record.get("restart", default.restart), "restart"),
-            stop_timeout_seconds=parse_seconds(
-                record.get("stop_timeout_seconds", default.stop_timeout_seconds), "timeout"
-            ),
-        )
-    except UsageError:
-        return default
+    return replace(spec, planned=record.get("planned", False)), tuple(missing)
 
 
 def _read_moment(record: Mapping[str, Any], key: str, now: float) -> float | None:

@@ -1,7 +1,7 @@
 """The environment of a child, from its spec and what it would inherit.
 
-Pure. A session gets Mode B with both directories absolute; metricsd gets no shard directory
-at all, or its own metrics would become shards.
+Pure. A session gets Mode B with both directories absolute, or Mode A with a port of its own;
+metricsd and exporters get no shard directory at all, or their own metrics would become shards.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from supervisor.config import Role
 from supervisor.gates import strip_credentials
 from telemetry.mode import (
     LIBRARY_DIR_VARIABLE,
     LIBRARY_DIR_VARIABLES,
     MODE_VARIABLE,
     MULTIPROC_DIR_VARIABLE,
+    PORT_VARIABLES,
     Mode,
 )
 
@@ -39,7 +41,7 @@ def build_session_environment(
     nonce: str,
     fallback_path: str,
 ) -> dict[str, str]:
-    """Build what a session sees: inherited, then configured, then what Mode B needs.
+    """Build what a session or an exporter sees: inherited, then configured, then what it needs.
 
     Inherited exchange credentials are left out. `fallback_path` (where our own interpreter
     lives) goes last on PATH: it finds a `python` only where there is no other.
@@ -52,18 +54,24 @@ def build_session_environment(
     environment.update(spec.env)
     path = environment.get("PATH", os.defpath)
     environment["PATH"] = os.pathsep.join(filter(None, [path, fallback_path]))
-    environment.update(build_planned(spec, multiproc_dir))
+    # An exporter gets none of these (its own metrics would become shards), mode A not all.
+    for name in (*LIBRARY_DIR_VARIABLES, MULTIPROC_DIR_VARIABLE, MODE_VARIABLE):
+        environment.pop(name, None)
+    if spec.role is Role.SESSION:
+        environment.update(build_planned(spec, multiproc_dir))
     environment[SPAWN_VARIABLE] = nonce
     return environment
 
 
 def build_planned(spec: SessionSpec, multiproc_dir: Path) -> dict[str, str]:
     """Build the variables that make a session ours: whatever it inherits, these are to be so."""
+    own = {MODE_VARIABLE: str(spec.mode), SESSION_VARIABLE: spec.name}
+    if spec.mode is Mode.A:
+        return {**own, **dict.fromkeys(PORT_VARIABLES, str(spec.port))}
     return {
-        MODE_VARIABLE: str(Mode.B),
+        **own,
         MULTIPROC_DIR_VARIABLE: str(multiproc_dir),
         LIBRARY_DIR_VARIABLE: str(multiproc_dir),
-        SESSION_VARIABLE: spec.name,
     }
 
 

@@ -167,9 +167,23 @@ ProcessEvent: TypeAlias = Start | Stop | Restart | Kill | DeadlinePassed | Child
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """New sessions, to be up as soon as metricsd answers."""
+    """New sessions and exporters, to be up as soon as metricsd answers."""
 
-    sessions: tuple[SessionSpec, ...]
+    specs: tuple[SessionSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Other settings for sessions and exporters that are there; nothing is restarted by it."""
+
+    specs: tuple[SessionSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Have these down and, once they are, no longer listed."""
+
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +208,7 @@ class Tick:
     """Time has passed; whose deadline has come is told so."""
 
 
-FleetEvent: TypeAlias = Add | StopAll | KillAll | Drained | Tick
+FleetEvent: TypeAlias = Add | Update | Remove | StopAll | KillAll | Drained | Tick
 Event: TypeAlias = ProcessEvent | FleetEvent
 
 
@@ -245,4 +259,11 @@ class Finish:
     """Nothing runs any more: give back the port, and leave nothing behind."""
 
 
-Action: TypeAlias = Spawn | SignalGroup | Claim | Reap | Drain | Finish
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """One that was to be removed is down: nothing is to tell of it any more."""
+
+    name: str
+
+
+Action: TypeAlias = Spawn | SignalGroup | Claim | Reap | Drain | Finish | Forget

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from supervisor.config import METRICSD, METRICSD_POLICY, SessionSpec
+from supervisor.config import METRICSD, METRICSD_POLICY, Role, SessionSpec
 from supervisor.events import (
     Action,
     Add,
@@ -20,14 +20,17 @@ from supervisor.events import (
     Drained,
     Event,
     Finish,
+    Forget,
     Kill,
     KillAll,
     ProcessEvent,
+    Remove,
     Restart,
     Start,
     Stop,
     StopAll,
     Tick,
+    Update,
 )
 from supervisor.lifecycle import ENDED, Process, State, Target, decide
 
@@ -59,10 +62,12 @@ Step: TypeAlias = tuple["Fleet", tuple[Action, ...]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """metricsd and every session, in the order they were added."""
+    """metricsd, its companions and every session, in the order they were added."""
 
     metricsd: Process
     sessions: Mapping[str, Process] = field(default_factory=dict)
+    exporters: Mapping[str, Process] = field(default_factory=dict)
+    leaving: frozenset[str] = frozenset()  # who is no longer listed once it is down
     phase: Phase = Phase.OPENING
     exit_when_done: bool = False
     hurried: bool = False  # everything is to go down at once
@@ -74,11 +79,19 @@ class Fleet:
     def processes(self) -> Iterable[Process]:
         """Everybody, metricsd first."""
         yield self.metricsd
+        yield from self.members
+
+    @property
+    def members(self) -> Iterable[Process]:
+        """Everybody but metricsd, exporters first."""
+        yield from self.exporters.values()
         yield from self.sessions.values()
 
     def find(self, name: str) -> Process | None:
         """Find a process by its name."""
-        return self.metricsd if name == METRICSD else self.sessions.get(name)
+        if name == METRICSD:
+            return self.metricsd
+        return self.sessions.get(name) or self.exporters.get(name)
 
     @property
     def deadline(self) -> float | None:
@@ -100,9 +113,45 @@ class Fleet:
         return any(p.failed for p in self.sessions.values())
 
 
-def is_opened(process: Process) -> bool:
-    """Whether there is nothing to wait for: it was spawned, could not be, or is not to be."""
-    return process.incarnation > 0 or process.target is Target.DOWN
+def is_opened(fleet: Fleet, process: Process) -> bool:
+    """Whether there is nothing to wait for: it was spawned, could not be, or is not to be.
+
+    Nor is there when whom it waits for is not about to come up either.
+    """
+    seen: set[str] = set()
+    while process.incarnation == 0 and process.target is Target.UP and process.name not in seen:
+        seen.add(process.name)
+        other = find_awaited(fleet, process)
+        if other is None:
+            return False
+        if other.state is State.BACKOFF or (other.state in ENDED and not _waits(other)):
+            return True
+        process = other
+        if process.state is not State.STOPPED:
+            return False
+    return True
+
+
+def find_awaited(fleet: Fleet, process: Process) -> Process | None:
+    """Find the first whom a process waits for at its start; None when it may start.
+
+    One that ran and ended as it should is waited for no more.
+    """
+    for name in process.start_after:
+        other = fleet.find(name)
+        if other is None or other.state is State.RUNNING:
+            continue
+        if other.state is not State.EXITED or other.failed:
+            return other
+    return None
+
+
+def find_reason(fleet: Fleet, process: Process) -> str:
+    """Say why a process is in its state, where that has to be said."""
+    if process.reason or not _waits(process):
+        return process.reason
+    other = find_awaited(fleet, process)
+    return "" if other is None else f"waits for {other.name}"
 
 
 def step(fleet: Fleet, event: Event, now: float) -> Step:
@@ -117,7 +166,7 @@ def step(fleet: Fleet, event: Event, now: float) -> Step:
 
 
 def build_fleet(
-    sessions: Iterable[SessionSpec], *, exit_when_done: bool, former: Iterable[Process] = ()
+    specs: Iterable[SessionSpec], *, exit_when_done: bool, former: Iterable[Process] = ()
 ) -> Fleet:
     """Build a fleet that has not started yet; Start metricsd, or adopt it, to set it going.
 
@@ -125,14 +174,19 @@ def build_fleet(
     """
     known = {process.name: process for process in former}
     metricsd = known.pop(METRICSD, Process(name=METRICSD, policy=METRICSD_POLICY))
-    fleet = Fleet(metricsd=metricsd, sessions=known, exit_when_done=exit_when_done)
-    return _add(fleet, sessions)
+    fleet = Fleet(metricsd=metricsd, exit_when_done=exit_when_done)
+    return _add(_put(fleet, known.values()), specs)
 
 
 def _take(fleet: Fleet, event: Event, now: float) -> Step:
     match event:
-        case Add(sessions):
-            return (_add(fleet, sessions) if fleet.phase in _OPEN else fleet), ()
+        case Add(specs):
+            return (_add(fleet, specs) if fleet.phase in _OPEN else fleet), ()
+        case Update(specs):
+            return _update(fleet, specs), ()
+        case Remove(names):
+            fleet = replace(fleet, leaving=fleet.leaving.union(names))
+            return _route_each(fleet, [Stop(name) for name in names], now)
         case Start() | Restart():
             return _want_up(fleet, event, now)
         case StopAll(timeout_seconds):
@@ -179,11 +233,10 @@ def _read_deadline(process: Process) -> float:
 def _want_up(fleet: Fleet, event: Start | Restart, now: float) -> Step:
     """Have one up: a session as soon as metricsd answers; nobody once all go down."""
     process = fleet.find(event.name)
-    if process is None or fleet.phase not in _OPEN:
+    if process is None or fleet.phase not in _OPEN or event.name in fleet.leaving:
         return fleet, ()
     if fleet.phase is Phase.OPENING and event.name != METRICSD:
-        waiting = replace(process, target=Target.UP)
-        return replace(fleet, sessions={**fleet.sessions, event.name: waiting}), ()
+        return _put(fleet, [replace(process, target=Target.UP)]), ()
     return _route(fleet, event, now)
 
 
@@ -194,9 +247,27 @@ def _route(fleet: Fleet, event: ProcessEvent, now: float) -> Step:
     after, actions = decide(process, event, now)
     if event.name == METRICSD:
         return replace(fleet, metricsd=after), actions
-    if after is not process:
-        fleet = replace(fleet, sessions={**fleet.sessions, event.name: after})
-    return fleet, actions
+    return (fleet if after is process else _put(fleet, [after])), actions
+
+
+def _put(fleet: Fleet, processes: Iterable[Process]) -> Fleet:
+    """Put processes in their places, new ones last."""
+    processes = tuple(processes)
+    exporters = {p.name: p for p in processes if p.role is Role.EXPORTER}
+    sessions = {p.name: p for p in processes if p.role is Role.SESSION}
+    if sessions:
+        fleet = replace(fleet, sessions={**fleet.sessions, **sessions})
+    return replace(fleet, exporters={**fleet.exporters, **exporters}) if exporters else fleet
+
+
+def _drop(fleet: Fleet, names: Iterable[str]) -> Fleet:
+    names = set(names)
+    return replace(
+        fleet,
+        sessions={name: p for name, p in fleet.sessions.items() if name not in names},
+        exporters={name: p for name, p in fleet.exporters.items() if name not in names},
+        leaving=fleet.leaving - names,
+    )
 
 
 def _route_each(fleet: Fleet, events: Sequence[ProcessEvent], now: float) -> Step:
@@ -207,26 +278,47 @@ def _route_each(fleet: Fleet, events: Sequence[ProcessEvent], now: float) -> Ste
     return fleet, actions
 
 
-def _add(fleet: Fleet, sessions: Iterable[SessionSpec]) -> Fleet:
-    """Take in new sessions; one that has ended gives its name to a new one, no other does."""
-    living = {p.name for p in fleet.sessions.values() if p.state not in ENDED or _waits(p)}
-    added = {
-        spec.name: Process(name=spec.name, policy=spec.policy, target=Target.UP)
-        for spec in sessions
-        if spec.name not in living
-    }
-    kept = {name: p for name, p in fleet.sessions.items() if name not in added}
-    return replace(fleet, sessions={**kept, **added})
+def _add(fleet: Fleet, specs: Iterable[SessionSpec]) -> Fleet:
+    """Take in new ones; one that has ended gives its name to a new one, no other does."""
+    living = {p.name for p in fleet.members if p.state not in ENDED or _waits(p)}
+    added = [_build_process(spec) for spec in specs if spec.name not in living]
+    return _put(_drop(fleet, [process.name for process in added]), added)
+
+
+def _build_process(spec: SessionSpec) -> Process:
+    return Process(
+        name=spec.name,
+        policy=spec.policy,
+        role=spec.role,
+        start_after=spec.start_after,
+        target=Target.UP,
+    )
+
+
+def _update(fleet: Fleet, specs: Iterable[SessionSpec]) -> Fleet:
+    """Give those who are there their new settings; who was to leave stays."""
+    found = [(spec, process) for spec in specs if (process := fleet.find(spec.name))]
+    updated = [
+        replace(process, policy=spec.policy, start_after=spec.start_after)
+        for spec, process in found
+    ]
+    leaving = fleet.leaving - {process.name for process in updated}
+    return replace(_put(fleet, updated), leaving=leaving)
 
 
 def _go_on(fleet: Fleet, now: float) -> Step:
     """Do what the new situation allows, one phase at a time."""
+    fleet, forgotten = _let_leave(fleet)
+    fleet, actions = _go_through(fleet, now)
+    return fleet, (*forgotten, *actions)
+
+
+def _go_through(fleet: Fleet, now: float) -> Step:
     match fleet.phase:
         case Phase.OPENING if fleet.metricsd.state is State.RUNNING:
             return replace(fleet, phase=Phase.SERVING), ()
         case Phase.SERVING:
-            waiting = [Start(p.name) for p in fleet.sessions.values() if _waits(p)]
-            fleet, actions = _route_each(fleet, waiting, now)
+            fleet, actions = _start_waiting(fleet, now)
             if fleet.exit_when_done and fleet.sessions and fleet.sessions_ended:
                 return replace(fleet, phase=Phase.CLOSING), actions
             return fleet, actions
@@ -234,10 +326,28 @@ def _go_on(fleet: Fleet, now: float) -> Step:
             if fleet.hurried or fleet.metricsd.state is not State.RUNNING:
                 return _end(fleet, now)
             return replace(fleet, phase=Phase.DRAINING), (Drain(),)
-        case Phase.ENDING if fleet.metricsd.state in ENDED:
+        case Phase.ENDING if fleet.metricsd.state in ENDED and all(
+            p.state in ENDED for p in fleet.exporters.values()
+        ):
             return replace(fleet, phase=Phase.ENDED), (Finish(),)
         case _:
             return fleet, ()
+
+
+def _start_waiting(fleet: Fleet, now: float) -> Step:
+    """Start whoever is to be up and waits for nobody else."""
+    free = [p for p in fleet.members if _waits(p) and find_awaited(fleet, p) is None]
+    return _route_each(fleet, [Start(process.name) for process in free], now)
+
+
+def _let_leave(fleet: Fleet) -> Step:
+    """Take off the list who was to leave, and is down."""
+    gone = [
+        name
+        for name in sorted(fleet.leaving)
+        if (process := fleet.find(name)) is None or process.state in ENDED
+    ]
+    return (_drop(fleet, gone) if gone else fleet), tuple(map(Forget, gone))
 
 
 def _close(fleet: Fleet, wishes: Sequence[Stop | Kill], now: float) -> Step:
@@ -251,8 +361,10 @@ def _close(fleet: Fleet, wishes: Sequence[Stop | Kill], now: float) -> Step:
 
 
 def _end(fleet: Fleet, now: float) -> Step:
-    wish = Kill(METRICSD) if fleet.hurried else Stop(METRICSD)
-    return _route(replace(fleet, phase=Phase.ENDING), wish, now)
+    """Bring down what the sessions were served by: metricsd, and the exporters with it."""
+    names = (METRICSD, *fleet.exporters)
+    wish = Kill if fleet.hurried else Stop
+    return _route_each(replace(fleet, phase=Phase.ENDING), [wish(name) for name in names], now)
 
 
 def _waits(process: Process) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor import client
 from supervisor.config import SUPERVISOR
+from supervisor.config.documents import build_document
 from supervisor.control import Request
 from supervisor.errors import PortHeldError, UsageError
 
@@ -22,13 +23,13 @@ def hand_over(config: Config, environ: Mapping[str, str], run_dir: RunDir) -> li
     own = run_dir.read_states().get(SUPERVISOR, {})
     if connection is None:
         raise client.build_silence(own.get("pid"))
-    if not config.sessions:
+    if not config.members:
         raise PortHeldError(
             f"cannot start: a supervisor (pid {own.get('pid')}) runs in {run_dir.path} already",
             "give it sessions, or stop it with `ptsup stop`",
         )
     _check_agreement(config, own)
-    documents = [session.to_document() for session in config.sessions]
+    documents = [build_document(spec) for spec in config.members]
     request = Request("start", {"sessions": documents, "environ": dict(environ)})
     sessions: list[dict[str, Any]] = client.ask(connection, request, None)["sessions"]
     return sessions

@@ -48,7 +48,7 @@ class Journal:
             if former is None or process.state is former.state or not is_news(process):
                 continue
             if (former.state, process.state) != (State.STOPPED, State.RUNNING):  # an adoption
-                log.info(render_process(describe(process)))
+                log.info(render_process(describe(after, process)))
 
     def write(self, process: Process) -> bool:
         """Write down one process; False, and said, when that cannot be done."""
@@ -70,6 +70,13 @@ class Journal:
             log.warning("cannot write the state of %s: %s", process.name, error)
             return False
         return True
+
+    def forget(self, name: str) -> None:
+        """Take off the list one that is no longer to be known."""
+        try:
+            self.run_dir.remove_state(name)
+        except OSError as error:
+            log.warning("cannot remove the state of %s: %s", name, error)
 
     def write_own(self, config: Config) -> None:
         """Write down ourselves; raises PtsupError."""

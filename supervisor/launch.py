@@ -154,7 +154,7 @@ def build_report(loop: Loop) -> dict[str, Any]:
     return {
         "url": loop.prober.url,
         "metricsd_pid": loop.fleet.metricsd.pid,
-        "sessions": [describe(process) for process in loop.fleet.sessions.values()],
+        "sessions": [describe(loop.fleet, process) for process in loop.fleet.members],
     }
 
 

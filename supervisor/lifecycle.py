@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 
-from supervisor.config import Policy, RestartWhen
+from supervisor.config import Policy, RestartWhen, Role
 from supervisor.events import (
     Action,
     Adopted,
@@ -88,6 +88,8 @@ class Process:
 
     name: str
     policy: Policy
+    role: Role = Role.SESSION
+    start_after: tuple[str, ...] = ()  # whom it waits for at its start
     state: State = State.STOPPED
     target: Target = Target.DOWN
     incarnation: int = 0
@@ -228,7 +230,12 @@ def _signal(process: Process, number: signal.Signals) -> tuple[Action, ...]:
 
 def _term(process: Process, timeout_seconds: float, now: float) -> Decision:
     after = replace(process, state=State.STOPPING, deadline=now + timeout_seconds)
-    return after, _signal(after, signal.SIGTERM)
+    return after, _signal(after, find_stop_signal(after.policy))
+
+
+def find_stop_signal(policy: Policy) -> signal.Signals:
+    """Find the signal that asks a process to end."""
+    return signal.Signals[f"SIG{policy.stop_signal}"]
 
 
 def _kill(process: Process, now: float) -> Decision:
@@ -294,7 +301,8 @@ def _give_up_waiting(process: Process, _event: Stop | Kill, _now: float) -> Deci
 
 def _note_spawned_late(process: Process, event: Spawned, now: float) -> Decision:
     after = replace(process, pid=event.pid, started_at=now)
-    number = signal.SIGTERM if process.state is State.STOPPING else signal.SIGKILL
+    stopping = process.state is State.STOPPING
+    number = find_stop_signal(process.policy) if stopping else signal.SIGKILL
     return after, _signal(after, number)
 
 

@@ -31,13 +31,16 @@ from supervisor.events import (
     Drain,
     Event,
     Finish,
+    Forget,
     KillAll,
     Reap,
     Reaped,
+    Remove,
     SignalGroup,
     Spawn,
     Start,
     Tick,
+    Update,
 )
 from supervisor.fleet import Fleet, Phase, build_fleet, is_opened, step
 from supervisor.journal import Journal
@@ -46,6 +49,7 @@ from supervisor.logs import read_tail
 from supervisor.look.everything import ConfigFile
 from supervisor.probe import Prober
 from supervisor.publisher import Publisher
+from supervisor.readiness import ReadinessProber
 from supervisor.rotator import Rotator
 from supervisor.rounds import Rounds
 from supervisor.spawner import Spawner
@@ -58,7 +62,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
     from supervisor.admission import Admitted
-    from supervisor.config import Config, LogLimits
+    from supervisor.config import Config, LogLimits, Readiness
     from supervisor.drift import Finding
     from supervisor.lifecycle import Process
     from supervisor.rundir import RunDir
@@ -98,6 +102,7 @@ class Loop:
     publisher: Publisher = field(init=False)
     rotator: Rotator = field(init=False)
     spawner: Spawner = field(init=False)
+    readiness: ReadinessProber = field(init=False)
 
     _inbox: deque[Event] = field(default_factory=deque)
     _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
@@ -163,6 +168,7 @@ class Loop:
             find_writing=self.children.present.keys,
             failed=self.audit.unrotatable,
         )
+        self.readiness = ReadinessProber(self._find_unready, self.post)
         self.rounds.every(LOOK_ANYWAY_SECONDS, self._look_anyway)
         self.rounds.every(SWEEP_SECONDS, self.claims.sweep)
 
@@ -183,6 +189,7 @@ class Loop:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._hint)
         self.background(self.prober.run())
+        self.background(self.readiness.run())
         self.background(self.rounds.run())
         self.background(self.publisher.run())
         self.background(self.rotator.run())
@@ -300,8 +307,7 @@ class Loop:
     def _perform(self, action: Action) -> Iterator[Event]:
         match action:
             case Spawn(name, _):
-                if name == METRICSD:
-                    self.prober.wake()
+                (self.prober if name == METRICSD else self.readiness).wake()
                 self._look = True  # it may die before its SIGCHLD could mean anything to us
                 process = self.fleet.find(name)
                 assert process is not None
@@ -314,6 +320,8 @@ class Loop:
                 process = self.fleet.find(name)
                 told = None if process is None else process.returncode
                 yield Reaped(name, incarnation, self.deaths.reap(name, told))
+            case Forget(name):
+                self._forget(name)
             case Drain():
                 self.background(self._drain())
             case Finish():
@@ -333,10 +341,25 @@ class Loop:
         return {METRICSD: self.config.log, SUPERVISOR: self.config.log, **sessions}
 
     def add(self, sessions: Iterable[Admitted]) -> None:
-        """Take in sessions that were admitted."""
+        """Take in sessions and exporters that were admitted."""
         sessions = tuple(sessions)
         self.members.update({member.spec.name: member for member in sessions})
         self.take(Add(tuple(member.spec for member in sessions)))
+
+    def update(self, sessions: Iterable[Admitted]) -> None:
+        """Have the next incarnations of those who are there be as admitted now."""
+        sessions = tuple(sessions)
+        self.members.update({member.spec.name: member for member in sessions})
+        self.take(Update(tuple(member.spec for member in sessions)))
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Stop these, and then know of them no more."""
+        self.take(Remove(tuple(names)))
+
+    def _forget(self, name: str) -> None:
+        self.members.pop(name, None)
+        self.children.origins.pop(name, None)
+        self.journal.forget(name)
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until the fleet fulfils a condition."""
@@ -351,17 +374,27 @@ class Loop:
 
     @property
     def opened(self) -> bool:
-        """Whether metricsd has answered and every session was spawned, or could not be."""
+        """Whether metricsd has answered and everybody was spawned, or could not be."""
         return self.fleet.phase is Phase.SERVING and all(
-            map(is_opened, self.fleet.sessions.values())
+            is_opened(self.fleet, process) for process in self.fleet.members
         )
+
+    def _find_unready(self) -> list[tuple[Process, Readiness]]:
+        """Find who was spawned and waits to be ready, and what by."""
+        return [
+            (process, ready)
+            for process in self.fleet.members
+            if process.state is State.STARTING
+            and process.pid is not None
+            and (ready := self.members[process.name].spec.ready) is not None
+        ]
 
     def find_stopping(self) -> list[tuple[str, float]]:
         """Find who is stopping, and the seconds each has left before KILL."""
         now = time.monotonic()
         return [
             (process.name, process.deadline - now)
-            for process in self.fleet.sessions.values()
+            for process in self.fleet.members
             if process.state is State.STOPPING and process.deadline is not None
         ]
 

@@ -172,6 +172,32 @@ def find_probe_host(host: str) -> str:
     return _ANY_ADDRESS.get(host, host)
 
 
+async def probe_port(host: str, port: int, timeout_seconds: float) -> bool:
+    """Whether somebody accepts connections on the port."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+async def probe_page(host: str, port: int, path: str, timeout_seconds: float) -> bool:
+    """Whether a page answers, with success or with the way to another; its content is not read."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(f"GET {path} HTTP/1.0\r\nHost: {host}:{port}\r\n\r\n".encode())
+                status = int((await reader.readline()).split(None, 2)[1])
+            finally:
+                writer.close()
+    except (OSError, ValueError, IndexError):
+        return False
+    return 200 <= status < 400
+
+
 async def probe_scrape(host: str, port: int, timeout_seconds: float) -> bool:
     """Whether a scrape answers 200 within the timeout."""
     try:

@@ -115,7 +115,7 @@ class Remains:
             done[pid] = identity
             with contextlib.suppress(PermissionError):
                 kernel.signal_process(pid, identity, number)
-                if number == signal.SIGTERM:  # one that is stopped would not notice
+                if number != signal.SIGKILL:  # one that is stopped would not notice
                     kernel.signal_process(pid, identity, signal.SIGCONT)
 
     def forget(self, name: str) -> None:

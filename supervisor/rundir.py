@@ -204,6 +204,11 @@ class RunDir:
         """Replace the state of one process; raises OSError."""
         self._replace(self.states / f"{name}.json", json.dumps(document))
 
+    def remove_state(self, name: str) -> None:
+        """Remove the state of one process; raises OSError."""
+        if self._is_ours():
+            (self.states / f"{name}.json").unlink(missing_ok=True)
+
     def write_metrics(self, text: str) -> None:
         """Replace the supervisor's part of the page; raises OSError."""
         self._replace(self.metrics, text)

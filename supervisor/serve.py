@@ -18,7 +18,8 @@ import supervisor
 from supervisor import kernel
 from supervisor.admission import admit, check_complete
 from supervisor.config.documents import parse_session_document
-from supervisor.config.values import check_unique, parse_env, parse_seconds
+from supervisor.config.order import check_order
+from supervisor.config.values import check_ports, check_unique, parse_env, parse_seconds
 from supervisor.control import (
     LINE_LIMIT_BYTES,
     Request,
@@ -194,21 +195,32 @@ class Server:
         specs = [parse_session_document(document) for document in documents]
         inherited = parse_env(parameters.get("environ", {}), "the environment")
         self._check_open("start")
-        sessions = loop.fleet.sessions.values()
-        ended = {p.name for p in sessions if p.state in ENDED and is_opened(p)}
+        members = {process.name: process for process in loop.fleet.members}
+        ended = {p.name for p in members.values() if p.state in ENDED and is_opened(loop.fleet, p)}
         for spec in specs:
-            if spec.name in loop.fleet.sessions and spec.name not in ended:
+            if spec.name in members and spec.name not in ended:
                 raise UsageError(
                     f"cannot start {spec.name}: a session of that name is running",
                     "choose another name, or stop that one first",
                 )
-        living = [loop.members[name].spec for name in loop.fleet.sessions.keys() - ended]
+        living = [loop.members[name].spec for name in members.keys() - ended]
         check_unique([*living, *specs])
+        check_ports(specs, living, loop.config.port)
+        check_order(
+            {spec.name: spec.start_after for spec in specs},
+            known={*members, *(spec.name for spec in specs)},
+            where=lambda name: f"session {name}",
+        )
         directory, denied = loop.config.multiproc_dir, loop.config.denied
         loop.add([admit(spec, inherited, directory, denied) for spec in specs])
         names = [spec.name for spec in specs]
-        await loop.wait_until(lambda: all(map(is_opened, self._find(names))))
-        return {"sessions": [describe(process) for process in self._find(names)]}
+        await loop.wait_until(
+            lambda: all(is_opened(loop.fleet, process) for process in self._find(names))
+        )
+        return {"sessions": self._describe(names)}
+
+    def _describe(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        return [describe(self.loop.fleet, process) for process in self._find(names)]
 
     def _stop_all(self, parameters: dict[str, Any]) -> None:
         if parameters.get("keep_shards") is True:
@@ -241,7 +253,7 @@ class Server:
                 for p in self._find(names)
             )
         )
-        return {"sessions": [describe(process) for process in self._find(names)]}
+        return {"sessions": self._describe(names)}
 
     def _check_open(self, verb: str) -> None:
         if self.loop.fleet.phase not in {Phase.OPENING, Phase.SERVING}:
@@ -253,14 +265,15 @@ class Server:
         """Wait until these sessions have ended, however they do."""
         names = self._read_names(parameters)
         await self.loop.wait_until(lambda: all(p.state in ENDED for p in self._find(names)))
-        return {"sessions": [describe(process) for process in self._find(names)]}
+        return {"sessions": self._describe(names)}
 
     def _find(self, names: Iterable[str]) -> list[Process]:
-        sessions = self.loop.fleet.sessions
-        return [sessions[name] for name in names if name in sessions]
+        found = (self.loop.fleet.find(name) for name in names)
+        return [process for process in found if process is not None]
 
     def _read_names(self, parameters: dict[str, Any]) -> list[str]:
-        names, known = parameters.get("names"), self.loop.fleet.sessions
+        names = parameters.get("names")
+        known = [process.name for process in self.loop.fleet.members]
         if not isinstance(names, list) or not names:
             raise UsageError("no session was named")
         for name in names:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import shutil
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from supervisor import kernel
@@ -21,10 +24,11 @@ from supervisor.logs import open_log
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 # The machine is short of something now; the same command may start later.
 _PASSING: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC})
+# It sets the limits on itself and becomes the command: nothing runs between fork and exec.
+_CONFINE: Final = Path(__file__).with_name("confine.py")
 
 
 class SpawnError(Exception):
@@ -65,6 +69,29 @@ def check_command(command: Sequence[str], cwd: Path, environment: Mapping[str, s
         raise UsageError(f"no such program: {program}", "it is not on PATH; give its whole path")
 
 
+def check_limits(limits: Mapping[str, int | None]) -> None:
+    """Refuse limits that this user may not set or this system does not know; raises UsageError."""
+    for name, value in limits.items():
+        number = getattr(resource, f"RLIMIT_{name.upper()}", None)
+        if number is None:
+            raise UsageError(f"limits.{name}: this system has no such limit")
+        _, hard = resource.getrlimit(number)
+        if os.geteuid() == 0 or hard == resource.RLIM_INFINITY:
+            continue
+        if value is None or value > hard:
+            raise UsageError(
+                f"limits.{name}: at most {hard} can be had here", "see `ulimit -H` of your shell"
+            )
+
+
+def _build_confinement(limits: Mapping[str, int | None], ctype: str | None) -> list[str]:
+    """Build the words that go before a command that runs under limits."""
+    settings = [f"{name}={'unlimited' if n is None else n}" for name, n in limits.items()]
+    settings.append("LC_CTYPE" if ctype is None else f"LC_CTYPE={ctype}")
+    # -I -S: nothing of the session's own Python is read, and it takes some 10 ms.
+    return [sys.executable, "-I", "-S", str(_CONFINE), *settings, "--"]
+
+
 def spawn(
     name: str,
     incarnation: int,
@@ -74,11 +101,15 @@ def spawn(
     cwd: Path,
     log: Path,
     pass_fds: Sequence[int] = (),
+    limits: Mapping[str, int | None] | None = None,
 ) -> Child:
     """Start a child in a session and group of its own, its output appended to `log`.
 
     A file, not a pipe: a dead supervisor can't end it with SIGPIPE. Raises SpawnError.
     """
+    words = list(command)
+    if limits:
+        words = [*_build_confinement(limits, environment.get("LC_CTYPE")), *command]
     try:
         opened = open_log(log)
     except OSError as error:
@@ -86,7 +117,7 @@ def spawn(
     try:
         with opened as output:
             popen = subprocess.Popen(
-                list(command),
+                words,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -108,7 +139,7 @@ def signal_group(child: Child, number: int) -> None:
     # Nobody but the zombie is left (macOS says EPERM then), or a member changed its user.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, number)
-        if number == signal.SIGTERM:  # one that is stopped would not notice
+        if number != signal.SIGKILL:  # one that is stopped would not notice
             os.killpg(child.pid, signal.SIGCONT)
 
 

@@ -99,6 +99,7 @@ class Spawner:
             cwd=member.spec.cwd,
             log=self.run_dir.log(member.spec.name),
             pass_fds=locks,
+            limits=member.spec.limits,
         )
 
     def _spawn_metricsd(self, incarnation: int, nonce: str, locks: tuple[int, ...]) -> Child:
@@ -111,6 +112,7 @@ class Spawner:
             *("--handback", str(self.run_dir.handback)),
             # So much earlier than the next look of the audit, which is to know of it.
             *("--look-seconds", str(max(1, int(self.config.audit_interval_seconds) - 2))),
+            *(word for label in self.config.allow_labels for word in ("--allow-label", label)),
         )
         return spawn.spawn(
             METRICSD,

@@ -9,14 +9,16 @@ import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from supervisor.config import METRICSD, SUPERVISOR
+from supervisor.config import METRICSD, SUPERVISOR, Role
+from supervisor.config.keys import build_settings
 from supervisor.drift import build_drift
-from supervisor.fleet import Phase
+from supervisor.fleet import Phase, find_reason
 from supervisor.lifecycle import Ending, Process, State
 from telemetry.masking import mask_secrets
+from telemetry.mode import render_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from supervisor.config import SessionSpec
     from supervisor.drift import Finding
@@ -55,6 +57,7 @@ class Facts:
     last_scrape_age_seconds: float | None = None
     usage: Mapping[int, tuple[float, int]] = field(default_factory=dict)
     last_lines: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of who is fatal
+    listens: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of exporters: addresses
     findings: Sequence[Finding] = ()
 
 
@@ -86,16 +89,57 @@ def build_status(
         },
         "shards": _build_shards(facts.shards),
         "sessions": [
-            _build_session(process, specs[name], facts, log(name), now)
+            _build_session(fleet, process, specs[name], facts, log(name), now)
             for name, process in fleet.sessions.items()
         ],
-        "exporters": [],
+        "exporters": [
+            _build_exporter(fleet, process, specs[name], facts, log(name), now)
+            for name, process in fleet.exporters.items()
+        ],
         "drift": build_drift(facts.findings, now),
     }
 
 
 def _build_session(
-    process: Process, spec: SessionSpec, facts: Facts, log: str, now: float
+    fleet: Fleet, process: Process, spec: SessionSpec, facts: Facts, log: str, now: float
+) -> dict[str, Any]:
+    return {
+        **_build_process(fleet, process, spec, facts, log, now),
+        "mode": str(spec.mode),
+        "port": spec.port,
+        "shards": facts.shards.by_pid.get(process.pid or -1, 0),
+    }
+
+
+def _build_exporter(
+    fleet: Fleet, process: Process, spec: SessionSpec, facts: Facts, log: str, now: float
+) -> dict[str, Any]:
+    listens = facts.listens.get(process.name, ())
+    return {
+        **_build_process(fleet, process, spec, facts, log, now),
+        "port": spec.port,
+        "path": spec.path,
+        "listens": list(listens),
+        "note": render_reach(spec.port or 0, listens),
+    }
+
+
+def render_reach(port: int, listens: Collection[str]) -> str:
+    """Say so when nobody on another machine, and no container, can reach the port."""
+    if not listens or not all(map(_is_loopback, listens)):
+        return ""
+    return (
+        f"listens on {', '.join(render_address(host, port) for host in listens)} alone: "
+        "a Prometheus in a container cannot reach it"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    return host.startswith(("127.", "::ffff:127.")) or host == "::1"
+
+
+def _build_process(
+    fleet: Fleet, process: Process, spec: SessionSpec, facts: Facts, log: str, now: float
 ) -> dict[str, Any]:
     pid = process.pid or -1
     cpu_percent, rss_bytes = facts.usage.get(pid, (0.0, 0))
@@ -117,16 +161,15 @@ def _build_session(
             None if process.deadline is None else max(0.0, round(process.deadline - now, 3))
         ),
         "command": mask_secrets(spec.command),
-        "shards": facts.shards.by_pid.get(pid, 0),
         "log": log,
         "cpu_percent": round(cpu_percent, 1),
         "rss_bytes": rss_bytes,
-        "reason": process.reason,
+        "reason": find_reason(fleet, process),
         "last_lines": list(facts.last_lines.get(process.name, ())),
     }
 
 
-def describe(process: Process) -> dict[str, Any]:
+def describe(fleet: Fleet, process: Process) -> dict[str, Any]:
     """Build what the answer to a request says of a session."""
     return {
         "name": process.name,
@@ -135,7 +178,7 @@ def describe(process: Process) -> dict[str, Any]:
         "incarnation": process.incarnation,
         "returncode": process.returncode,
         "exit": find_exit(process),
-        "reason": process.reason,
+        "reason": find_reason(fleet, process),
     }
 
 
@@ -239,8 +282,9 @@ def build_state(
         "command": mask_secrets(spec.command) if spec else [],
         "cwd": str(spec.cwd) if spec else "",
         "variables": sorted(spec.env) if spec else [],
-        "restart": str(process.policy.restart),
-        "stop_timeout_seconds": process.policy.stop_timeout_seconds,
+        "role": str(process.role),
+        "planned": spec.planned if spec else False,
+        "settings": build_settings(spec) if spec else {},
     }
 
 
@@ -255,6 +299,7 @@ def build_dead_status(
     """Build the document of a supervisor that died; `living` has the orphans' pids by name."""
     supervisor = states.get(SUPERVISOR, {})
     metricsd = states.get(METRICSD, {})
+    members = {n: state for n, state in states.items() if n not in {SUPERVISOR, METRICSD}}
     return {
         "schema": SCHEMA,
         "supervisor": {
@@ -280,10 +325,14 @@ def build_dead_status(
         "shards": _build_shards(shards),
         "sessions": [
             _build_dead_session(name, state, shards, log(name), living.get(name))
-            for name, state in states.items()
-            if name not in {SUPERVISOR, METRICSD}
+            for name, state in members.items()
+            if state.get("role") != Role.EXPORTER
         ],
-        "exporters": [],
+        "exporters": [
+            _build_dead_exporter(name, state, log(name), living.get(name))
+            for name, state in members.items()
+            if state.get("role") == Role.EXPORTER
+        ],
         "drift": [],
     }
 
@@ -294,6 +343,31 @@ def _build_dead_session(
     shards: ShardFacts,
     log: str,
     pid: int | None,
+) -> dict[str, Any]:
+    settings = state.get("settings", {})
+    return {
+        **_build_dead_process(name, state, log, pid),
+        "mode": settings.get("mode", "B"),
+        "port": settings.get("port"),
+        "shards": shards.by_pid.get(pid or -1, 0),
+    }
+
+
+def _build_dead_exporter(
+    name: str, state: Mapping[str, Any], log: str, pid: int | None
+) -> dict[str, Any]:
+    settings = state.get("settings", {})
+    return {
+        **_build_dead_process(name, state, log, pid),
+        "port": settings.get("port"),
+        "path": settings.get("path", "/metrics"),
+        "listens": [],
+        "note": "",
+    }
+
+
+def _build_dead_process(
+    name: str, state: Mapping[str, Any], log: str, pid: int | None
 ) -> dict[str, Any]:
     recorded, returncode = state.get("state"), state.get("returncode")
     # Whatever it was doing when its supervisor died, it has ended since, nobody saw how.
@@ -313,7 +387,6 @@ def _build_dead_session(
         "uptime_seconds": 0.0,
         "deadline_seconds": None,
         "command": state.get("command", []),
-        "shards": shards.by_pid.get(pid or -1, 0),
         "log": log,
         "cpu_percent": 0.0,
         "rss_bytes": 0,

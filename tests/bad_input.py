@@ -158,4 +158,78 @@ ROWS = (
         arguments=(),
         toml="[gates]\ndeny = 'LIVE'",
     ),
+    Row(
+        "an unknown name to wait for",
+        "ptsup.toml:3: session.a.start_after: there is no 'b'",
+        arguments=(),
+        toml="[session.a]\ncommand = 'sleep 1'\nstart_after = ['b']",
+    ),
+    Row(
+        "sessions that wait for each other",
+        "they wait for each other: a → b → a",
+        arguments=(),
+        toml="[session]\na = {command = 'x', start_after = ['b']}\n"
+        "b = {command = 'x', start_after = ['a']}",
+    ),
+    Row(
+        "a readiness by nothing",
+        "ptsup.toml:3: session.a.ready: give it one of port and http",
+        arguments=(),
+        toml="[session.a]\ncommand = 'sleep 1'\nready = {}",
+    ),
+    Row(
+        "an env_file that is not there",
+        "session.a.env_file: cannot read",
+        arguments=(),
+        toml="[session.a]\ncommand = 'sleep 1'\nenv_file = 'gone.env'",
+    ),
+    Row(
+        "a signal that is none",
+        "session.a.stop_signal: 'STOP' is not one of TERM",
+        arguments=(),
+        toml="[session.a]\ncommand = 'sleep 1'\nstop_signal = 'STOP'",
+    ),
+    Row(
+        "a limit that is none",
+        "session.a.limits.nofile: -1 is not a limit",
+        arguments=(),
+        toml="[session.a]\ncommand = 'sleep 1'\nlimits = { nofile = -1 }",
+    ),
+    Row(
+        "mode A without a port",
+        "session.a.mode: a session in mode A needs a port of its own",
+        arguments=(),
+        toml="[session.a]\ncommand = 'sleep 1'\nmode = 'A'",
+    ),
+    Row(
+        "mode A on metricsd's port",
+        "session.a: port 9112 is that of metricsd",
+        arguments=(),
+        toml="port = 9112\n[session.a]\ncommand = 'sleep 1'\nmode = 'A'\nport = 9112",
+    ),
+    Row(
+        "a label that may never be",
+        "ptsup.toml:1: allow_labels: the label 'symbol' can never be allowed",
+        arguments=(),
+        toml="allow_labels = ['symbol']",
+    ),
+    Row(
+        "an exporter without a port",
+        "ptsup.toml:1: exporter.a: no port",
+        arguments=(),
+        toml="[exporter.a]\ncommand = 'sleep 1'",
+    ),
+    Row(
+        "an exporter with the name of a session",
+        "exporter.a: the name 'a' is taken by line 1: session.a",
+        arguments=(),
+        toml="[session.a]\ncommand = 'sleep 1'\n[exporter.a]\ncommand = 'sleep 1'\nport = 9112",
+    ),
+    Row(
+        "a way to live trading in an exporter",
+        "cannot start a: LIVE in the configured environment",
+        code=6,
+        arguments=(),
+        toml="[exporter.a]\ncommand = 'sleep 1'\nport = 9112\nenv = { LIVE = '1' }",
+    ),
 )

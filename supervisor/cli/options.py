@@ -10,7 +10,8 @@ import click
 
 from supervisor.config import DEFAULT_FILE, DEFAULT_RUN_DIR, RUN_DIR_VARIABLE, Config
 from supervisor.config.flags import Fallback, Flags, build_config
-from supervisor.config.toml import FileConfig, parse_toml
+from supervisor.config.toml import FileConfig
+from supervisor.config_file import read_config_file
 from supervisor.errors import UsageError
 from supervisor.rundir import RunDir
 from telemetry.mode import parse_multiproc_dir, parse_port
@@ -91,11 +92,7 @@ def read_config(file: str | None, flags: Flags, taken: frozenset[str]) -> Config
     path = cwd / (file or DEFAULT_FILE)
     found = FileConfig()
     if file is not None or (path.exists() and not (flags.sessions or flags.command)):
-        try:
-            found = parse_toml(path.read_bytes().decode(), path)
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-            raise UsageError(f"cannot read {path}: {reason}") from None
+        found = read_config_file(path)
     return build_config(flags, found, fallback, cwd, taken)
 
 

@@ -81,7 +81,7 @@ def start(
     if exit_when_done and not config.sessions:
         raise UsageError("--exit-when-done: there is no session to wait for", "give it one")
     sessions = [
-        admit(spec, os.environ, config.multiproc_dir, config.denied) for spec in config.sessions
+        admit(spec, os.environ, config.multiproc_dir, config.denied) for spec in config.members
     ]
     for name in sorted({name for session in sessions for name in session.stripped}):
         click.echo(f"ptsup: {name!a} is left out of the sessions' environment", err=True)

@@ -1,7 +1,7 @@
 """What the operator asked for: the frozen words that all other rooms speak of it.
 
 Data only. A session spec is one JSON document, so that it can be handed over a socket as it is;
-`config.documents` reads it back.
+`config.documents` writes it and reads it back.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from telemetry.mode import Mode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +26,8 @@ DEFAULT_HOST: Final = "0.0.0.0"  # noqa: S104 - Prometheus comes from a containe
 DEFAULT_RUN_DIR: Final = ".ops_local/ptsup"
 RUN_DIR_VARIABLE: Final = "PTSUP_RUN_DIR"
 DEFAULT_FILE: Final = "ptsup.toml"
+DEFAULT_AUDIT_INTERVAL_SECONDS: Final = 15.0
+DEFAULT_READY_SECONDS: Final = 60.0
 
 
 class RestartWhen(StrEnum):
@@ -34,11 +38,19 @@ class RestartWhen(StrEnum):
     ALWAYS = "always"
 
 
+class Role(StrEnum):
+    """What a supervised program is for."""
+
+    SESSION = "session"
+    EXPORTER = "exporter"  # a companion with a page of its own
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """How one process is kept: the numbers `lifecycle.decide` goes by."""
 
     restart: RestartWhen = RestartWhen.NO
+    stop_signal: str = "TERM"
     stop_timeout_seconds: float = 75.0
     stable_seconds: float = 10.0
     backoff_seconds: float = 0.5
@@ -70,29 +82,41 @@ METRICSD_POLICY: Final = Policy(
     failure_limit=None,
     start_timeout_seconds=3.0,
 )
+EXPORTER_POLICY: Final = Policy(
+    restart=RestartWhen.ALWAYS,
+    stop_timeout_seconds=10.0,
+    backoff_limit_seconds=10.0,
+    failure_limit=None,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """What has to answer before a process counts as up: a port on loopback, or a page."""
+
+    port: int | None = None
+    http: str | None = None
+    timeout_seconds: float = DEFAULT_READY_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSpec:
-    """One session as the operator wants it: an argument list, no shell, an absolute cwd."""
+    """One session, or one exporter, as the operator wants it: no shell, an absolute cwd."""
 
     name: str
     command: tuple[str, ...]
     cwd: Path
     env: Mapping[str, str] = field(default_factory=dict)
     policy: Policy = Policy()
+    role: Role = Role.SESSION
+    mode: Mode = Mode.B
+    port: int | None = None  # its own: of an exporter, or of a session in mode A
+    path: str = "/metrics"  # an exporter's page
+    start_after: tuple[str, ...] = ()
+    ready: Readiness | None = None
+    limits: Mapping[str, int | None] = field(default_factory=dict)  # None: unlimited
+    planned: bool = False  # it stands in the file
     log: LogLimits = LogLimits()
-
-    def to_document(self) -> dict[str, Any]:
-        """Build the JSON document of this spec."""
-        return {
-            "name": self.name,
-            "command": list(self.command),
-            "cwd": str(self.cwd),
-            "env": dict(self.env),
-            "restart": str(self.policy.restart),
-            "stop_timeout_seconds": self.policy.stop_timeout_seconds,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,12 +127,24 @@ class Config:
     port: int
     multiproc_dir: Path
     given: frozenset[str] = frozenset()  # which of the three a flag or the file gave
+    flagged: frozenset[str] = frozenset()  # which of them a flag gave
+    file: Path | None = None  # what a reload reads
     sessions: tuple[SessionSpec, ...] = ()
-    planned: frozenset[str] = frozenset()  # which of them stand in the file
     denied: tuple[str, ...] = ()  # what NO-LIVE refuses besides its own list
     log: LogLimits = LogLimits()  # of our own logs
-    audit_interval_seconds: float = 15.0
+    file_mark: int = 0  # tells its content from another
+    exporters: tuple[SessionSpec, ...] = ()
+    allow_labels: tuple[str, ...] = ()
+    audit_interval_seconds: float = DEFAULT_AUDIT_INTERVAL_SECONDS
     missing_shard_seconds: float = 600.0
     stale_values_seconds: float = 3600.0
-    file: Path | None = None  # what was read
-    file_mark: int = 0  # tells its content from another
+
+    @property
+    def members(self) -> tuple[SessionSpec, ...]:
+        """Exporters and sessions, in the order they are started."""
+        return (*self.exporters, *self.sessions)
+
+    @property
+    def planned(self) -> frozenset[str]:
+        """The names that stand in the file."""
+        return frozenset(spec.name for spec in self.members if spec.planned)

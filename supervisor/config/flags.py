@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from supervisor.config import (
+    DEFAULT_AUDIT_INTERVAL_SECONDS,
     DEFAULT_HOST,
     RESERVED_NAMES,
     SESSION_NAME,
@@ -19,6 +20,7 @@ from supervisor.config import (
     SessionSpec,
 )
 from supervisor.config.values import (
+    check_ports,
     check_unique,
     parse_command,
     parse_port,
@@ -128,9 +130,9 @@ def build_config(
         policy = replace(policy, restart=parse_restart(flags.restart, "--restart"))
     sessions = list(file.sessions)
     sessions += [parse_session_flag(text, cwd, policy) for text in flags.sessions]
-    check_unique(sessions)
+    check_unique([*file.exporters, *sessions])
     if flags.command:
-        taken |= frozenset(session.name for session in sessions)
+        taken |= frozenset(spec.name for spec in (*file.exporters, *sessions))
         sessions.append(build_command_session(flags.command, taken, cwd, policy))
     host, port, directory = file.host, file.port, file.multiproc_dir
     if flags.host is not None:
@@ -140,17 +142,22 @@ def build_config(
     if flags.multiproc_dir is not None:
         directory = Path(parse_text(flags.multiproc_dir, "--multiproc-dir"))
     found = {"host": host, "port": port, "multiproc_dir": directory}
-    return Config(
+    flagged = {name for name in found if getattr(flags, name) is not None}
+    config = Config(
         host=host or DEFAULT_HOST,
         port=port or fallback.port,
         multiproc_dir=cwd / (directory or fallback.multiproc_dir),
         given=frozenset(name for name, value in found.items() if value is not None),
+        flagged=frozenset(flagged),
+        file=file.path,
         sessions=tuple(sessions),
-        planned=frozenset(session.name for session in file.sessions),
         denied=file.denied,
-        audit_interval_seconds=file.audit_interval_seconds or 15.0,
+        exporters=file.exporters,
+        allow_labels=file.allow_labels,
+        audit_interval_seconds=file.audit_interval_seconds or DEFAULT_AUDIT_INTERVAL_SECONDS,
         missing_shard_seconds=file.missing_shard_seconds or 600.0,
         stale_values_seconds=file.stale_values_seconds or 3600.0,
-        file=file.path,
         file_mark=file.mark,
     )
+    check_ports(config.members, (), config.port, file.places)
+    return config

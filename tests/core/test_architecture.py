@@ -24,11 +24,15 @@ PACKAGES: Final = ("supervisor", "telemetry")
 ROOMS: Final = """
 supervisor                pure   telemetry.version
 supervisor.errors         pure
-supervisor.config         pure
-supervisor.config.values  pure   config errors
-supervisor.config.toml    pure   config config.values errors
+supervisor.config         pure   telemetry.mode
+supervisor.config.values  pure   config errors telemetry.mode telemetry.policy
+supervisor.config.keys    pure   config config.values errors telemetry.mode
+supervisor.config.dotenv  pure   errors
+supervisor.config.order   pure   errors
+supervisor.config.toml    pure   config config.dotenv config.keys config.order config.values
+                                 errors
 supervisor.config.flags   pure   config config.values errors
-supervisor.config.documents  pure  config config.values errors
+supervisor.config.documents  pure  config config.keys config.values errors
 supervisor.gates          pure   gates.gate gates.names gates.refusal
 supervisor.gates.refusal  pure
 supervisor.gates.names    pure
@@ -38,7 +42,7 @@ supervisor.gates.files    pure   gates.names gates.settings gates.texts
 supervisor.gates.gate     pure   gates.files gates.names gates.refusal gates.settings
                                  gates.texts
 supervisor.events         pure
-supervisor.environ        pure   gates telemetry.mode
+supervisor.environ        pure   config gates telemetry.mode
 supervisor.lifecycle      pure   config events
 supervisor.fleet          pure   config events lifecycle
 supervisor.drift          pure
@@ -47,8 +51,9 @@ supervisor.drift.directory  pure   drift
 supervisor.drift.sessions   pure   drift
 supervisor.drift.stack      pure   drift
 supervisor.drift.find       pure   drift drift.directory drift.sessions drift.stack
-supervisor.status         pure   config drift fleet lifecycle telemetry.masking
-supervisor.adoption       pure   config config.values errors events lifecycle telemetry.masking
+supervisor.status         pure   config config.keys drift fleet lifecycle telemetry.masking
+                                 telemetry.mode
+supervisor.adoption       pure   config config.keys events lifecycle telemetry.masking
 supervisor.exposition     pure   drift lifecycle
 supervisor.control        pure   errors
 supervisor.scrape_config  pure   telemetry.mode
@@ -88,6 +93,9 @@ supervisor.look.everything  shell  config.toml look.directory look.processes loo
 supervisor.look.snapshot  shell  drift.facts look.health
 supervisor.audit          shell  drift drift.facts drift.find look.everything look.snapshot watch
 supervisor.crew           shell  adoptee drift.facts environ look.processes
+supervisor.readiness      shell  config.values events probe
+supervisor.confine        shell
+supervisor.config_file    shell  config.toml errors
 supervisor.children       shell  kernel
 supervisor.journal        shell  supervisor config errors kernel lifecycle status
 supervisor.publisher      shell  exposition fleet kernel
@@ -97,9 +105,11 @@ supervisor.deaths         shell  adoptee events kernel lifecycle remains spawn
 supervisor.adopt          shell  adoptee adoption children config events
 supervisor.loop           shell  adopt adoption audit children claims config crew deaths errors
                                  events fleet journal lifecycle logs look.everything probe publisher
-                                 rotator rounds spawner status telemetry.clearing telemetry.mode
-supervisor.serve          shell  supervisor admission config.documents config.values control drift
-                                 errors events fleet kernel lifecycle logs observe status
+                                 readiness rotator rounds spawner status telemetry.clearing
+                                 telemetry.mode
+supervisor.serve          shell  supervisor admission config.documents config.order config.values
+                                 control drift errors events fleet kernel lifecycle logs
+                                 observe status
 supervisor.orphans        shell  adoption client config errors kernel observe status
                                  telemetry.clearing
 supervisor.takeover       shell  admission adoption client config drift.facts errors gates kernel
@@ -118,12 +128,12 @@ supervisor.doctor.stack   shell  client config control doctor.facts doctor.proce
                                  drift errors kernel look.health observe orphans probe
                                  telemetry.holders telemetry.mode
 supervisor.follow         shell  logs telemetry.plain
-supervisor.handover       shell  client config control errors
+supervisor.handover       shell  client config config.documents control errors
 supervisor.report         shell  client control orphans
 supervisor.foreground     shell  client control errors follow launch status
 supervisor.cli            pure
-supervisor.cli.options    shell  config config.flags config.toml errors rundir status telemetry.mode
-                                 telemetry.plain
+supervisor.cli.options    shell  config config.flags config.toml config_file errors rundir status
+                                 telemetry.mode telemetry.plain
 supervisor.cli.doctor     shell  cli.options config config.flags doctor doctor.find doctor.stack
                                  errors telemetry.plain
 supervisor.cli.start      shell  admission cli.options client config config.flags errors
@@ -217,6 +227,7 @@ TELEMETRY_DOORS: Final = {
     "mode",
     "plain",
     "processes",
+    "policy",
     "shards",
     "version",
 }
@@ -252,7 +263,7 @@ FOREIGN: Final = {
 # What of Python a pure room may use.
 PURE_LIBRARY: Final = """
     __future__ collections collections.abc dataclasses enum fnmatch ipaddress itertools json math re
-    shlex struct textwrap tomllib typing unicodedata zlib
+    shlex struct textwrap tomllib types typing unicodedata zlib
 """
 # And the few names of other modules: numbers and strings that happen to live there.
 PURE_NAMES: Final = {
@@ -289,6 +300,7 @@ PLATFORM: Final = {
 # itself, to detach; on macOS two rooms ask ps.
 STARTERS: Final = {
     "supervisor.spawn": {"subprocess.Popen"},
+    "supervisor.confine": {"os.execvp"},
     "supervisor.launch": {"os.fork"},
     "supervisor.kernel.darwin": {"subprocess.run"},
     "supervisor.doctor.interpreter": {"subprocess.SubprocessError", "subprocess.run"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from supervisor.config import METRICSD_POLICY, Config, Policy, RestartWhen, SessionSpec
-from supervisor.config.documents import parse_session_document
+from supervisor.config.documents import build_document, parse_session_document
 from supervisor.config.flags import (
     Fallback,
     Flags,
@@ -327,7 +328,16 @@ command = "python 'my shadow.py'"
 
 
 def test_a_whole_file_is_read() -> None:
-    assert parse_toml(GOOD, FILE) == FileConfig(
+    found = parse_toml(GOOD, FILE)
+    assert found.places == {
+        "host": f"{FILE}:3: host",
+        "port": f"{FILE}:2: port",
+        "multiproc_dir": f"{FILE}:4: multiproc_dir",
+        "session": f"{FILE}:6: session",
+        "paper": f"{FILE}:6: session.paper",
+        "shadow": f"{FILE}:15: session.shadow",
+    }
+    assert replace(found, places={}) == FileConfig(
         path=FILE,
         mark=find_mark(GOOD.encode()),
         host="127.0.0.1",
@@ -340,8 +350,14 @@ def test_a_whole_file_is_read() -> None:
                 cwd=Path("/etc/desk/desk"),
                 env={"PEAK_TRADE_SERVICE": "paper"},
                 policy=Policy(restart=RestartWhen.ON_FAILURE, stop_timeout_seconds=90),
+                planned=True,
             ),
-            SessionSpec(name="shadow", command=("python", "my shadow.py"), cwd=Path("/etc/desk")),
+            SessionSpec(
+                name="shadow",
+                command=("python", "my shadow.py"),
+                cwd=Path("/etc/desk"),
+                planned=True,
+            ),
         ),
     )
 
@@ -451,7 +467,7 @@ def test_a_session_that_is_no_table_is_refused_as_such() -> None:
         ("[session.a]\ncommand = 'x'\ncwd = 7", 3, "session.a.cwd"),
         ('[session.a]\ncommand = "x"\ncwd = "a\\u0000"', 3, "session.a.cwd"),
         ("[session.a]\ncommand = 'x'\nenv = 7", 3, "session.a.env"),
-        ("[session.a]\ncommand = 'x'\n[session.a.env]\nX = 7", 3, "session.a.env.X"),
+        ("[session.a]\ncommand = 'x'\n[session.a.env]\nX = 7", 4, "session.a.env.X"),
         ("[session.a]\ncommand = 'x'\n[session.a.env]\n'A=B' = 'x'", 3, "session.a.env"),
         ("[session.metricsd]\ncommand = 'x'", 1, "session.metricsd"),
         ("[session.'a b']\ncommand = 'x'", 1, "session.a b"),
@@ -516,7 +532,7 @@ def test_a_secret_handed_over_is_in_no_message(value: object) -> None:
     ],
 )
 def test_a_session_survives_the_journey_as_a_document(session: SessionSpec) -> None:
-    document = json.loads(json.dumps(session.to_document()))
+    document = json.loads(json.dumps(build_document(session)))
     assert parse_session_document(document) == session
 
 

@@ -12,15 +12,17 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from core.plays import Kernel, parse_event, render_action
-from supervisor.config import METRICSD, Policy, RestartWhen, SessionSpec
-from supervisor.events import Add, Drained, Event, KillAll, StopAll, Tick
+from supervisor.config import METRICSD, Policy, RestartWhen, Role, SessionSpec
+from supervisor.events import Add, Drained, Event, KillAll, Remove, StopAll, Tick, Update
 from supervisor.fleet import (
     RETRIES_AT_ONCE,
     RETRIES_PER_SECOND,
     Fleet,
     Phase,
     build_fleet,
+    find_reason,
     find_retry_at,
+    is_opened,
     step,
 )
 from supervisor.lifecycle import State, Target
@@ -49,6 +51,10 @@ class Play:
         match word.partition("(")[0]:
             case "add":
                 return self.take(Add(build_specs(names)))
+            case "update":
+                return self.take(Update(build_specs(names)))
+            case "remove":
+                return self.take(Remove(tuple(names)))
             case "stop-all":
                 return self.take(StopAll())
             case "kill-all":
@@ -80,15 +86,23 @@ class Play:
 
 
 def build_specs(names: Sequence[str]) -> tuple[SessionSpec, ...]:
-    """Build sessions: one whose name begins with an r is restarted on failure."""
-    return tuple(
-        SessionSpec(
-            name=name,
-            command=("true",),
-            cwd=Path("/"),
-            policy=ON_FAILURE if name.startswith("r") else NO,
-        )
-        for name in names
+    """Build sessions: `r…` is restarted on failure, `q…` has a readiness, `b:a` waits for a.
+
+    `x…` is an exporter.
+    """
+    return tuple(map(build_spec, names))
+
+
+def build_spec(text: str) -> SessionSpec:
+    name, *after = text.split(":")
+    policies = {"r": ON_FAILURE, "x": ON_FAILURE, "q": replace(NO, start_timeout_seconds=3)}
+    return SessionSpec(
+        name=name,
+        command=("true",),
+        cwd=Path("/"),
+        policy=policies.get(name[0], NO),
+        role=Role.EXPORTER if name[0] == "x" else Role.SESSION,
+        start_after=tuple(after),
     )
 
 
@@ -630,7 +644,7 @@ def test_a_tick_wakes_only_those_whose_time_has_come() -> None:
     )
 
 
-# -- Any order at all ------------------------------------------------------------------------------
+# -- Any order at all ----------------------------------------------------------------------------
 
 WORDS: Final = (
     *(f"{wish} {name}" for wish in ("start", "stop", "restart", "kill") for name in ("a", "r")),
@@ -754,3 +768,150 @@ def test_metricsd_is_tried_again_however_many_sessions_are() -> None:
         scene.tell(f"exited(1) r{number}")
     scene.tell("exited(1) metricsd")
     assert "SPAWN metricsd" in scene.tell("tick(1)")
+
+
+# -- Who waits for whom --------------------------------------------------------------------------
+
+
+def test_a_session_waits_until_those_before_it_run_and_are_ready() -> None:
+    scene = play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        ready metricsd        > SPAWN xe, SPAWN qdb            > serving
+        ready qdb             > SPAWN web, SPAWN last          > serving
+""",
+        "last:web",
+        "web:xe:qdb",
+        "qdb",
+        "xe",
+    )
+    assert all(is_opened(scene.fleet, process) for process in scene.fleet.members)
+
+
+@pytest.mark.parametrize("end", ["exited(1)", "exited(0)"])
+def test_who_ran_and_ended_as_it_should_is_waited_for_no_more(end: str) -> None:
+    scene = play(OPENED, "a", "b")
+    scene.tell(f"{end} a")
+    assert scene.tell("add late:a later:late") == (
+        ["SPAWN late", "SPAWN later"] if end == "exited(0)" else []
+    )
+
+
+def test_it_is_said_for_whom_one_waits_and_nobody_waits_for_it_to_come_up() -> None:
+    scene = play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        ready metricsd        > SPAWN qdb                      > serving
+""",
+        "qdb",
+        "web:qdb",
+        "last:web",
+    )
+
+    def tell() -> list[tuple[str, str, bool]]:
+        return [
+            (p.name, find_reason(scene.fleet, p), is_opened(scene.fleet, p))
+            for p in scene.fleet.members
+        ]
+
+    waiting = [("qdb", "", True), ("web", "waits for qdb", False), ("last", "waits for web", False)]
+    assert tell() == waiting
+    scene.tell("tick(3)")
+    assert tell()[1] == ("web", "waits for qdb", False)  # it is being killed: who knows
+    scene.tell("exited(-9) qdb")
+    assert [opened for *_, opened in tell()] == [True, True, True]
+    assert tell()[1][1] == "waits for qdb"
+    assert scene.tell("stop web") == []
+    assert find_reason(scene.fleet, scene.fleet.sessions["web"]) == ""
+
+
+def test_who_waits_can_be_started_all_the_same() -> None:
+    scene = play(OPENED, "a", "b")
+    scene.tell("stop a")
+    assert scene.tell("add web:a") == []
+    assert scene.tell("restart web") == ["SPAWN web"]
+
+
+def test_a_restart_of_one_before_it_is_no_concern_of_one_that_runs() -> None:
+    scene = play(OPENED, "a", "b:a")
+    assert scene.tell("restart a") == ["TERM a"]
+    assert scene.tell("exited(0) a") == ["CLAIM a", "REAP a", "SPAWN a"]
+
+
+# -- Exporters -----------------------------------------------------------------------------------
+
+
+def test_exporters_come_with_the_sessions_and_go_with_metricsd() -> None:
+    play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        ready metricsd        > SPAWN xe, SPAWN a              > serving
+        stop-all              > TERM a                         > closing
+        exited(0) a           > CLAIM a, REAP a, DRAIN         > draining
+        drained               > TERM metricsd, TERM xe         > ending
+        exited(0) metricsd    > CLAIM metricsd, REAP metricsd  > ending
+        exited(0) xe          > CLAIM xe, REAP xe, FINISH      > ended
+""",
+        "a",
+        "xe",
+    )
+
+
+def test_exporters_are_killed_with_metricsd() -> None:
+    play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        ready metricsd        > SPAWN xe                       > serving
+        kill-all              > KILL metricsd, KILL xe         > ending
+""",
+        "xe",
+    )
+
+
+def test_an_exporter_is_no_session_to_wait_for() -> None:
+    scene = play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        ready metricsd        > SPAWN xe, SPAWN a              > serving
+        exited(0) a           > CLAIM a, REAP a, DRAIN         > draining
+""",
+        "a",
+        "xe",
+        exit_when_done=True,
+    )
+    assert list(scene.fleet.exporters) == ["xe"]
+
+
+# -- Reload --------------------------------------------------------------------------------------
+
+
+def test_who_is_removed_is_stopped_and_then_forgotten() -> None:
+    scene = play(OPENED, "a", "b")
+    assert scene.tell("remove a") == ["TERM a"]
+    assert scene.tell("restart a") == []  # it is leaving
+    assert scene.tell("exited(0) a") == ["CLAIM a", "REAP a", "FORGET a"]
+    assert list(scene.fleet.sessions) == ["b"]
+    assert scene.tell("add a") == ["SPAWN a"]
+
+
+def test_who_has_ended_is_forgotten_at_once() -> None:
+    scene = play(OPENED, "a", "b")
+    scene.tell("exited(0) a")
+    assert scene.tell("remove a nobody") == ["FORGET a", "FORGET nobody"]
+
+
+def test_who_was_to_leave_and_is_wanted_again_stays() -> None:
+    scene = play(OPENED, "a", "b")
+    assert scene.tell("remove a") == ["TERM a"]
+    assert scene.tell("update a") == []
+    assert scene.tell("restart a") == []
+    assert scene.tell("exited(0) a") == ["CLAIM a", "REAP a", "SPAWN a"]
+
+
+def test_new_settings_restart_nobody() -> None:
+    scene = play(OPENED, "a", "b")
+    before = scene.fleet.sessions["a"]
+    spec = replace(build_spec("a"), policy=replace(NO, stop_timeout_seconds=1), start_after=("b",))
+    assert scene.take(Update((spec,))) == []
+    after = scene.fleet.sessions["a"]
+    assert after == replace(before, policy=spec.policy, start_after=("b",))

@@ -127,6 +127,8 @@ def test_the_document_has_the_keys_that_scripts_rely_on() -> None:
         "uptime_seconds": 10.0,
         "deadline_seconds": None,
         "command": ["python", "a.py"],
+        "mode": "B",
+        "port": None,
         "shards": 2,
         "log": "/w/run/logs/a.log",
         "cpu_percent": 12.3,
@@ -146,6 +148,8 @@ def test_the_document_has_the_keys_that_scripts_rely_on() -> None:
         "uptime_seconds": 5.5,
         "deadline_seconds": 4.25,
         "command": ["python", "b.py"],
+        "mode": "B",
+        "port": None,
         "shards": 0,
         "log": "/w/run/logs/b.log",
         "cpu_percent": 0.0,
@@ -271,7 +275,9 @@ def test_the_countdown_is_one_short_line() -> None:
     ],
 )
 def test_what_a_process_has_become_is_said_in_a_line(process: Process, line: str) -> None:
-    assert render_process(json.loads(json.dumps(describe(process)))) == line
+    assert (
+        render_process(json.loads(json.dumps(describe(Fleet(metricsd=METRICSD), process)))) == line
+    )
 
 
 def test_only_what_a_person_waits_for_is_news() -> None:
@@ -316,8 +322,9 @@ def test_a_state_names_its_process_and_holds_no_environment() -> None:
         "command": ["python", "a.py"],
         "cwd": "/w",
         "variables": ["TOKEN"],
-        "restart": "no",
-        "stop_timeout_seconds": 75.0,
+        "role": "session",
+        "planned": False,
+        "settings": {},
     }
     assert "hunter2" not in json.dumps(build_state(BACKING_OFF, SPECS["b"], nonce="", identity=""))
 
@@ -402,6 +409,8 @@ def test_the_document_of_the_dead_tells_who_lives_on() -> None:
         "uptime_seconds": 0.0,
         "deadline_seconds": None,
         "command": ["python", "a.py"],
+        "mode": "B",
+        "port": None,
         "shards": 2,
         "log": "a.log",
         "cpu_percent": 0.0,
