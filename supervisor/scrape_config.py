@@ -12,6 +12,8 @@ from telemetry.mode import render_address
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from supervisor.config import Config
+
 JOB_NAME: Final = "peak_trade_metricsd"
 # Sessions in mode A, which have a page of their own: the runbook's name for them.
 SESSION_JOB_NAME: Final = "peak_trade_session"
@@ -52,6 +54,16 @@ def find_targets(status: Mapping[str, Any]) -> list[Target]:
         Target(SESSION_JOB_NAME, session["port"])
         for session in status["sessions"]
         if session.get("mode") == "A" and session.get("port") and session["target"] == "up"
+    ]
+
+
+def find_configured(config: Config) -> list[Target]:
+    """Find what a configuration has to scrape, before any of it runs."""
+    host = config.host
+    return [
+        Target(JOB_NAME, config.port, host=_LOOPBACK.get(host, host)),
+        *(Target(name_job(s.name), s.port, s.path) for s in config.exporters if s.port),
+        *(Target(SESSION_JOB_NAME, s.port) for s in config.sessions if s.port),
     ]
 
 

@@ -12,8 +12,7 @@ from supervisor.errors import NothingRunsError
 from supervisor.report import read_report
 from supervisor.scrape_config import (
     DEFAULT_HOST,
-    JOB_NAME,
-    Target,
+    find_configured,
     find_targets,
     render_discovery,
     render_scrape_config,
@@ -21,6 +20,7 @@ from supervisor.scrape_config import (
 
 if TYPE_CHECKING:
     from supervisor.rundir import RunDir
+    from supervisor.scrape_config import Target
 
 
 @click.command(
@@ -68,4 +68,4 @@ def _find_targets(run_dir: RunDir) -> list[Target]:
             return find_targets(document)
     except NothingRunsError:
         pass
-    return [Target(JOB_NAME, read_config(None, Flags(), frozenset()).port)]
+    return find_configured(read_config(None, Flags(), frozenset()))

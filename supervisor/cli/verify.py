@@ -105,6 +105,7 @@ def verify(
     Prints PASS|id|message and FAIL|id|message lines, NEXT|id|what-to-do after each failure, and
     RESULT=PASS or RESULT=FAIL. Ends with 5 when anything failed, or was not seen.
     """
+    from supervisor.scrape_config import find_configured
     from supervisor.verify.checks import find_verdicts
     from supervisor.verify.measure import Plan, build_authorization, measure
     from supervisor.verify.render import build_document, find_result, render_lines
@@ -116,7 +117,7 @@ def verify(
         prometheus_url=prometheus,
         read_status=lambda: _read_status(run_dir),
         read_mode=_read_mode,
-        default_targets=_find_default_targets(),
+        default_targets=find_configured(read_config(None, Flags(), frozenset())),
         grafana_url=grafana or "",
         grafana_headers=build_authorization(os.environ),
         window_seconds=window,
@@ -159,12 +160,6 @@ def _read_mode(pid: int) -> str:
     from telemetry.mode import MODE_VARIABLE
 
     return read_environment(pid).get(MODE_VARIABLE, "")
-
-
-def _find_default_targets() -> list[Any]:
-    from supervisor.scrape_config import JOB_NAME, Target
-
-    return [Target(JOB_NAME, read_config(None, Flags(), frozenset()).port)]
 
 
 @contextlib.contextmanager
