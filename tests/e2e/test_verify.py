@@ -307,7 +307,11 @@ def test_evidence_is_never_overwritten_and_says_fail_where_nothing_runs(
     assert (stack.cwd / "old.md").read_text() == "what was seen then"
 
     url = f"http://127.0.0.1:{find_free_port()}"
-    done = stack.run("verify", "--prometheus", url, "--evidence", "new.md", code=5)
+    done = stack.run(
+        *("verify", "--prometheus", url, "--evidence", "new.md"),
+        code=5,
+        PEAK_TRADE_METRICSD_PORT=str(stack.port),  # the usual one may be somebody's here
+    )
     assert "FAIL|supervisor|nothing runs in " in done.stdout
     text = (stack.cwd / "new.md").read_text()
     assert "**RESULT=FAIL**" in text
