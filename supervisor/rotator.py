@@ -7,13 +7,14 @@ grows any more, the next write is told by the kernel. What takes time runs in a 
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from supervisor import kernel
 from supervisor.copies import list_shelves
-from supervisor.drift.facts import Unrotatable
+from supervisor.drift.facts import Obstacle, Unrotatable
 from supervisor.rotation import find_refusal, rotate
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _SHORTEST_SECONDS: Final = 0.05
 _AWAKE_SECONDS: Final = 0.25
 # One that cannot be rotated now is tried again after this.
 _RETRY_SECONDS: Final = 5.0
+_NO_SPACE: Final = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(slots=True)
@@ -72,9 +74,9 @@ class Rotator:
 
     async def _settle(self) -> None:
         """Finish what a supervisor that died has begun; first try whether it can be done here."""
-        while (reason := await asyncio.to_thread(self._find_refusal)) is not None:
-            self._fail("logs", self.directory, reason)
-            if not reason.startswith("cannot"):
+        while (refusal := await asyncio.to_thread(self._find_refusal)) is not None:
+            self._fail("logs", self.directory, *refusal)
+            if refusal[0] is Obstacle.NO_HOLES:
                 await asyncio.Event().wait()  # for ever: a file system does not change
             await asyncio.sleep(_RETRY_SECONDS)
         self._succeed("logs")
@@ -83,18 +85,22 @@ class Rotator:
             if f"{name}.log" in shelves:
                 await self._rotate(name, self._logs.setdefault(name, _Log()))
 
-    def _find_refusal(self) -> str | None:
+    def _find_refusal(self) -> tuple[Obstacle, str] | None:
         try:
-            return find_refusal(self.directory)
+            reason = find_refusal(self.directory)
         except OSError as error:
-            return f"cannot try whether it has holes: {error.strerror}"
+            return _find_obstacle(error), f"cannot try whether it has holes: {error.strerror}"
+        return None if reason is None else (Obstacle.NO_HOLES, reason)
 
     # -- Looking ----------------------------------------------------------------------------------
 
     async def _look(self) -> float | None:
         """Look at each log and rotate what is too long; seconds to the next look, None at rest."""
         pauses = []
-        for name, limits in self.find_logs().items():
+        logs = self.find_logs()
+        for gone in self.failed.keys() - logs.keys():
+            self._succeed(gone)
+        for name, limits in logs.items():
             seen = self._logs.setdefault(name, _Log())
             grown = self._measure(name, seen)
             now = time.monotonic()
@@ -117,8 +123,11 @@ class Rotator:
         try:
             size = path.stat().st_size
         except OSError:
-            if seen.size > 0 and name in self.find_writing():
-                self._fail(name, path, "it was removed; what is still written to it is lost")
+            if name not in self.find_writing():
+                self._succeed(name)
+            elif seen.size >= 0:
+                reason = "it was removed; what is still written to it is lost"
+                self._fail(name, path, Obstacle.REMOVED, reason)
             seen.front, seen.size = 0, -1
             return False
         if seen.size < 0:
@@ -139,20 +148,25 @@ class Rotator:
             seen.front, seen.size = 0, -1
         except OSError as error:
             seen.retry_at = time.monotonic() + _RETRY_SECONDS
-            self._fail(name, path, f"cannot rotate it: {error.strerror or error}")
+            reason = f"cannot rotate it: {error.strerror or error}"
+            self._fail(name, path, _find_obstacle(error), reason)
         else:
             self._succeed(name)
 
     # -- Telling ----------------------------------------------------------------------------------
 
-    def _fail(self, name: str, path: Path, reason: str) -> None:
+    def _fail(self, name: str, path: Path, obstacle: Obstacle, reason: str) -> None:
         former = self.failed.get(name)
         if former is None or former.reason != reason:
             at = time.monotonic() if former is None else former.at
-            self.failed[name] = Unrotatable(name, str(path), reason, at)
+            self.failed[name] = Unrotatable(name, str(path), obstacle, reason, at)
 
     def _succeed(self, name: str) -> None:
         self.failed.pop(name, None)
+
+
+def _find_obstacle(error: OSError) -> Obstacle:
+    return Obstacle.NO_SPACE if error.errno in _NO_SPACE else Obstacle.OTHER
 
 
 async def _readable(watch: kernel.WriteWatch) -> None:

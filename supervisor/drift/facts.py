@@ -7,6 +7,7 @@ the plan names, of a command only what may be shown.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -169,12 +170,22 @@ class LostListener:
     at: float
 
 
+class Obstacle(Enum):
+    """What keeps a log from being cut, as far as it asks for something else to be done."""
+
+    NO_HOLES = auto()
+    NO_SPACE = auto()
+    REMOVED = auto()
+    OTHER = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Unrotatable:
     """A log that grows without bound: whose, where, and why it cannot be cut."""
 
     name: str
     path: str
+    obstacle: Obstacle
     reason: str
     at: float
 

@@ -5,7 +5,7 @@ Pure.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from supervisor.drift import (
     CONFIG_CHANGED,
@@ -16,11 +16,23 @@ from supervisor.drift import (
     PORT_CONFLICT,
     Finding,
 )
+from supervisor.drift.facts import Obstacle
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from supervisor.drift.facts import Plan, Snapshot
+
+# What to do about a log that cannot be cut.
+_OBSTACLE_HINTS: Final = {
+    Obstacle.NO_HOLES: "put the run directory on a file system that can (ext4, xfs, btrfs, tmpfs),"
+    " with --run-dir, or have the sessions write less",
+    Obstacle.NO_SPACE: "make room on its file system, a copy's worth at least; ptsup tries again"
+    " every few seconds",
+    Obstacle.REMOVED: "`ptsup restart {name}` gives it a new one; a log need not be removed,"
+    " ptsup keeps it short",
+    Obstacle.OTHER: "mend that; ptsup tries again every few seconds",
+}
 
 
 def find_port_conflict(plan: Plan, snapshot: Snapshot) -> Iterator[Finding]:
@@ -94,7 +106,6 @@ def find_log_unrotatable(_plan: Plan, snapshot: Snapshot) -> Iterator[Finding]:
             subject=log.name,
             expected=f"{log.path} can be rotated",
             actual=log.reason,
-            hint="put the run directory on a file system that can (ext4, xfs, btrfs, tmpfs), with"
-            " --run-dir, or have the session write less",
+            hint=_OBSTACLE_HINTS[log.obstacle].format(name=log.name),
             since=log.at,
         )

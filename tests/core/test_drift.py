@@ -17,6 +17,7 @@ from supervisor.drift.facts import (
     Lapse,
     Listening,
     LostListener,
+    Obstacle,
     Orphan,
     Plan,
     SessionFacts,
@@ -136,9 +137,17 @@ CAUSES: Final[list[tuple[Snapshot, str, str, str]]] = [
         replace(GOOD, failed_claims=(FailedClaim("paper (pid 7)", "no space", NOW - 1, 15.0),)),
         *("claim-failed", "paper (pid 7)", "written"),
     ),
-    (
-        replace(GOOD, unrotatable=(Unrotatable("paper", "/r/paper.log", "no holes", NOW - 1),)),
-        *("log-unrotatable", "paper", "file system"),
+    *(
+        (
+            replace(GOOD, unrotatable=(Unrotatable("paper", "/r/p.log", obstacle, "so", NOW - 1),)),
+            *("log-unrotatable", "paper", word),
+        )
+        for obstacle, word in (
+            (Obstacle.NO_HOLES, "--run-dir"),
+            (Obstacle.NO_SPACE, "make room"),
+            (Obstacle.REMOVED, "ptsup restart paper"),
+            (Obstacle.OTHER, "mend that"),
+        )
     ),
 ]
 

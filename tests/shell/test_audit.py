@@ -9,7 +9,7 @@ import pytest
 
 from supervisor.audit import Audit, AuditSettings
 from supervisor.claims import Claims
-from supervisor.drift.facts import FailedClaim, Unrotatable
+from supervisor.drift.facts import FailedClaim, Obstacle, Unrotatable
 from supervisor.look import directory as room
 from supervisor.look.processes import Crew
 from telemetry.shards import Listing, list_directory
@@ -65,7 +65,8 @@ def test_a_log_that_cannot_be_rotated_is_told_as_long_as_it_is_noted(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert scene.kinds == []
-    scene.audit.unrotatable["paper"] = Unrotatable("paper", "/r/paper.log", "no holes", 1.0)
+    full = Unrotatable("paper", "/r/paper.log", Obstacle.NO_SPACE, "no space", 1.0)
+    scene.audit.unrotatable["paper"] = full
     assert scene.kinds == ["log-unrotatable"]
     assert scene.changes == 1
     del scene.audit.unrotatable["paper"]

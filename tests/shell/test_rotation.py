@@ -7,7 +7,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
 from collections import Counter
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +20,7 @@ from supervisor.logs import Follower, open_log, read_tail
 from supervisor.rotation import find_refusal, rotate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 LIMITS: Final = LogLimits(max_bytes=100_000, backups=1000)
@@ -301,30 +300,6 @@ def test_what_is_no_file_is_not_rotated(log: Path, what: str) -> None:
         os.mkfifo(log)
     with pytest.raises(OSError, match=r"links|regular"):
         rotate(log, LIMITS)
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[Callable[..., Path]]:
-    """Mount a small file system of its own."""
-    mounted: list[Path] = []
-
-    def make(kind: str, *options: str) -> Path:
-        target = tmp_path / kind
-        target.mkdir()
-        done = subprocess.run(
-            ["mount", "-t", kind, *options, kind, str(target)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            pytest.skip(f"cannot mount {kind} here: {done.stderr.strip()}")
-        mounted.append(target)
-        return target
-
-    yield make
-    for target in mounted:
-        subprocess.run(["umount", str(target)], check=True)
 
 
 def test_on_a_full_disk_nothing_is_lost_and_it_goes_on_when_there_is_room(
