@@ -6,9 +6,9 @@ Only this user (and root) is answered. A verb may be repeated without harm.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import resource
+import select
 import socket
 import time
 from dataclasses import dataclass, field, replace
@@ -49,6 +49,13 @@ REQUEST_LIMIT_SECONDS: Final = 10.0
 # Descriptors that clients may not take: for the children's logs and pipes, for looking around,
 # for the probes. A supervisor without any is no supervisor.
 _RESERVED: Final = 32
+# However many there are, each may hold a request of LINE_LIMIT_BYTES: no more clients than that.
+_CLIENTS_AT_MOST: Final = 256
+# Who does not take its answer in time goes without.
+SEND_LIMIT_SECONDS: Final = 10.0
+# One that has shut its writing side waits for its answer, or has left: looked at so often.
+_LOOK_SECONDS: Final = 0.5
+_BLOCK: Final = 1 << 16
 # However few there are, somebody must be able to ask, and to follow.
 _CLIENTS_ANYWAY: Final = 8
 # asyncio takes in so many connections before one of them is served, so before it can be refused.
@@ -92,9 +99,8 @@ class Server:
         connection: socket.socket = writer.get_extra_info("socket")
         self._clients.add(writer)
         try:
+            _check_peer(connection)
             self._check_room()
-            if kernel.read_peer_uid(connection) not in {os.getuid(), 0}:
-                return
             async with asyncio.timeout(REQUEST_LIMIT_SECONDS):
                 line = await reader.readline()
             if not line:
@@ -104,7 +110,7 @@ class Server:
                 self._stop_all(request.parameters)
                 self._finishing.append(writer)
                 return
-            answer = await _while_connected(reader, self._answer(request))
+            answer = await _while_connected(reader, connection, self._answer(request))
             if answer is not None:
                 await _send(writer, render_result(answer))
         except PtsupError as error:
@@ -120,7 +126,8 @@ class Server:
 
     def _check_room(self) -> None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if len(self._clients) > max(_CLIENTS_ANYWAY, soft - _RESERVED):
+        room = min(_CLIENTS_AT_MOST, soft - _RESERVED)
+        if len(self._clients) > max(_CLIENTS_ANYWAY, room):
             raise PtsupError("too many clients at once", "end some of them, or try again")
 
     async def _answer(self, request: Request) -> dict[str, Any]:
@@ -223,11 +230,12 @@ class Server:
         return [describe(self.loop.fleet, process) for process in self._find(names)]
 
     def _stop_all(self, parameters: dict[str, Any]) -> None:
+        timeout_seconds, drain = _read_timeout(parameters), parameters.get("drain_seconds")
+        if drain is not None:
+            self.loop.prober.drain_seconds = parse_seconds(drain, "--drain")
         if parameters.get("keep_shards") is True:
             self.loop.keep_shards = True
-        if (drain := parameters.get("drain_seconds")) is not None:
-            self.loop.prober.drain_seconds = parse_seconds(drain, "--drain")
-        self.loop.take(StopAll(_read_timeout(parameters)))
+        self.loop.take(StopAll(timeout_seconds))
 
     async def _stop(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Stop these sessions; answered after their reap."""
@@ -282,7 +290,7 @@ class Server:
                     f"no such session: {ascii(name)[:60]}",
                     f"there are: {', '.join(known)}" if known else "there is none",
                 )
-        return names
+        return list(dict.fromkeys(names))  # a line may hold one a million times
 
 
 def _gave_up(process: Process) -> bool:
@@ -307,14 +315,22 @@ def _read_timeout(parameters: dict[str, Any]) -> float | None:
     return None if seconds is None else parse_seconds(seconds, "--timeout")
 
 
+def _check_peer(connection: socket.socket) -> None:
+    if kernel.read_peer_uid(connection) not in {os.getuid(), 0}:
+        raise PtsupError("this supervisor belongs to another user")
+
+
 async def _while_connected(
-    reader: asyncio.StreamReader, work: Coroutine[Any, Any, dict[str, Any]]
+    reader: asyncio.StreamReader,
+    connection: socket.socket,
+    work: Coroutine[Any, Any, dict[str, Any]],
 ) -> dict[str, Any] | None:
     """Work for a client as long as it is there; None when it has left.
 
     An answer may take as long as a session lives, and would cost a descriptor all the while.
     """
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(reader.read())
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_leave(reader, connection))
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else None
@@ -323,7 +339,23 @@ async def _while_connected(
         leaving.cancel()
 
 
+async def _leave(reader: asyncio.StreamReader, connection: socket.socket) -> None:
+    """Wait until a client has left; what it says meanwhile is thrown away, not kept."""
+    while await reader.read(_BLOCK):
+        pass
+    # It may have said only that it has no more to say, as `socat` and `nc -N` do.
+    make_watch = select.poll  # it polls descriptors, and reaps nobody
+    watch = make_watch()
+    watch.register(connection.fileno(), 0)
+    look = watch.poll
+    while not look(0):  # noqa: ASYNC110 - the kernel tells of it in no other way
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
 async def _send(writer: asyncio.StreamWriter, line: bytes) -> None:
-    with contextlib.suppress(OSError):
+    try:
         writer.write(line)
-        await writer.drain()
+        async with asyncio.timeout(SEND_LIMIT_SECONDS):
+            await writer.drain()
+    except OSError:
+        writer.transport.abort()  # a mere close would wait for it to read

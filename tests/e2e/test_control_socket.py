@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import socket
 import stat
 import time
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
+
+from another_user import as_another_user, needs_root
 
 if TYPE_CHECKING:
     from stack import Stack
@@ -98,3 +102,63 @@ def test_clients_that_stay_take_no_descriptor_that_the_supervisor_needs(stack: S
         stack.scrape()
     metricsd = stack.status()["metricsd"]
     assert (metricsd["pid"], metricsd["state"]) == (before, "running")
+
+
+@needs_root
+def test_another_user_is_refused_even_where_the_file_lets_them_in(stack: Stack) -> None:
+    stack.start("-s", "a=sleep 600")
+    path = stack.run_dir / "control.sock"
+    descriptor = os.open(path.parent, os.O_PATH)  # whatever lies above may be closed to others
+    os.fchdir(descriptor)
+    try:
+        path.parent.chmod(0o755)
+        path.chmod(0o666)
+
+        def stop() -> str:
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(15)
+                connection.connect("control.sock")
+                with contextlib.suppress(OSError):
+                    connection.sendall(b'{"v": 1, "verb": "stop"}\n')
+                return connection.makefile("rb").readline().decode()
+
+        assert "another user" in as_another_user(stop)
+    finally:
+        os.chdir(stack.cwd)
+        os.close(descriptor)
+        path.parent.chmod(0o700)
+    assert stack.session("a")["state"] == "running"
+
+
+def test_one_that_shuts_its_writing_side_is_answered_all_the_same(stack: Stack) -> None:
+    stack.start("-s", "a=sleep 600")
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(15)
+        connection.connect(str(stack.run_dir / "control.sock"))
+        connection.sendall(b'{"v": 1, "verb": "stop", "names": ["a"]}\n')
+        connection.shutdown(socket.SHUT_WR)
+        assert b'"ok":true' in connection.makefile("rb").readline()
+
+
+def test_what_follows_a_request_is_thrown_away(stack: Stack) -> None:
+    stack.start("-s", "a=sleep 600")
+    pid = stack.status()["supervisor"]["pid"]
+    before = psutil.Process(pid).memory_info().rss
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(15)
+        connection.connect(str(stack.run_dir / "control.sock"))
+        connection.sendall(b'{"v": 1, "verb": "wait", "names": ["a"]}\n')
+        for _ in range(64):
+            connection.sendall(b"x" * (1 << 20))
+        assert psutil.Process(pid).memory_info().rss - before < 32 << 20
+        stack.run("stop", "a")
+        assert b'"ok":true' in connection.makefile("rb").readline()
+
+
+def test_a_name_that_is_given_often_is_taken_once(stack: Stack) -> None:
+    stack.start("-s", "a=sleep 600")
+    names = json.dumps({"v": 1, "verb": "restart", "names": ["a"] * 500_000}).encode()
+    began = time.monotonic()
+    assert ask(stack, names + b"\n")["ok"] is True
+    assert time.monotonic() - began < 10
+    assert stack.session("a")["restarts"] == 1
