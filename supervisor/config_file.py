@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 _LIMIT_BYTES: Final = 16 << 20
 
 
-def read_config_file(path: Path) -> FileConfig:
-    """Read and check the file (absolute); raises UsageError with its line and key."""
+def read_config_file(path: Path, *, again: bool = False) -> FileConfig:
+    """Read and check the file (absolute); raises UsageError with its line and key.
+
+    A pipe can be read once: `again` refuses it.
+    """
     try:
+        if again and not stat.S_ISREG(path.stat().st_mode):
+            raise UsageError(f"cannot read {path}: not a regular file")
         text = _read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {_find_reason(error)}") from None

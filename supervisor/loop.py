@@ -149,11 +149,7 @@ class Loop:
             directory=self.config.multiproc_dir,
             address=render_address(self.config.host, self.config.port),
             port=self.config.port,
-            settings=AuditSettings(
-                interval_seconds=self.config.audit_interval_seconds,
-                missing_shard_seconds=self.config.missing_shard_seconds,
-                stale_values_seconds=self.config.stale_values_seconds,
-            ),
+            settings=_build_audit_settings(self.config),
             claims=self.claims,
             find_crew=lambda: find_crew(self.fleet, self.children),
             find_planned=lambda: find_planned(self.members, self.config.multiproc_dir),
@@ -352,6 +348,15 @@ class Loop:
         self.members.update({member.spec.name: member for member in sessions})
         self.take(Update(tuple(member.spec for member in sessions)))
 
+    def reconfigure(self, config: Config) -> None:
+        """Go by other settings from here on; host, port and shard directory are the same."""
+        self.config = self.spawner.config = config
+        self.audit.settings = _build_audit_settings(config)
+        try:
+            self.journal.write_own(config)
+        except PtsupError as error:  # the next supervisor goes by what was written before
+            log.warning("%s", error.message)
+
     def remove(self, names: Iterable[str]) -> None:
         """Stop these, and then know of them no more."""
         self.take(Remove(tuple(names)))
@@ -438,3 +443,11 @@ class Loop:
             self.run_dir.clean()
         except PtsupError as error:
             self.error = error
+
+
+def _build_audit_settings(config: Config) -> AuditSettings:
+    return AuditSettings(
+        interval_seconds=config.audit_interval_seconds,
+        missing_shard_seconds=config.missing_shard_seconds,
+        stale_values_seconds=config.stale_values_seconds,
+    )

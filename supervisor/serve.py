@@ -34,6 +34,7 @@ from supervisor.fleet import Phase, is_opened
 from supervisor.lifecycle import ENDED, Process, State
 from supervisor.logs import read_tail
 from supervisor.observe import count_shards, sample_usage
+from supervisor.reload import reload
 from supervisor.status import Facts, build_status, describe
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class Server:
             "start": self._start,
             "stop": self._stop,
             "restart": self._restart,
+            "reload": self._reload,
             "wait": self._wait,
             "drift": self._drift,
         }
@@ -262,6 +264,11 @@ class Server:
             )
         )
         return {"sessions": self._describe(names)}
+
+    async def _reload(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Read the file anew, and apply what has changed unless told only to look."""
+        self._check_open("reload")
+        return await reload(self.loop, apply=parameters.get("apply", True) is True)
 
     def _check_open(self, verb: str) -> None:
         if self.loop.fleet.phase not in {Phase.OPENING, Phase.SERVING}:

@@ -12,6 +12,7 @@ from supervisor.cli.drift import drift
 from supervisor.cli.init import init
 from supervisor.cli.logs import logs
 from supervisor.cli.outcome import run
+from supervisor.cli.reload import reload
 from supervisor.cli.scrape_config import scrape_config
 from supervisor.cli.start import start
 from supervisor.cli.status import status
@@ -28,7 +29,19 @@ def cli() -> None:
     """
 
 
-for command in (start, stop, restart, status, drift, doctor, logs, init, scrape_config, verify):
+for command in (
+    start,
+    stop,
+    restart,
+    reload,
+    status,
+    drift,
+    doctor,
+    logs,
+    init,
+    scrape_config,
+    verify,
+):
     cli.add_command(command)
 
 

@@ -27,6 +27,8 @@ DEFAULT_RUN_DIR: Final = ".ops_local/ptsup"
 RUN_DIR_VARIABLE: Final = "PTSUP_RUN_DIR"
 DEFAULT_FILE: Final = "ptsup.toml"
 DEFAULT_AUDIT_INTERVAL_SECONDS: Final = 15.0
+DEFAULT_MISSING_SHARD_SECONDS: Final = 600.0
+DEFAULT_STALE_VALUES_SECONDS: Final = 3600.0
 DEFAULT_READY_SECONDS: Final = 60.0
 
 
@@ -136,8 +138,8 @@ class Config:
     exporters: tuple[SessionSpec, ...] = ()
     allow_labels: tuple[str, ...] = ()
     audit_interval_seconds: float = DEFAULT_AUDIT_INTERVAL_SECONDS
-    missing_shard_seconds: float = 600.0
-    stale_values_seconds: float = 3600.0
+    missing_shard_seconds: float = DEFAULT_MISSING_SHARD_SECONDS
+    stale_values_seconds: float = DEFAULT_STALE_VALUES_SECONDS
 
     @property
     def members(self) -> tuple[SessionSpec, ...]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from supervisor.config import (
     DEFAULT_AUDIT_INTERVAL_SECONDS,
     DEFAULT_HOST,
+    DEFAULT_MISSING_SHARD_SECONDS,
+    DEFAULT_STALE_VALUES_SECONDS,
     RESERVED_NAMES,
     SESSION_NAME,
     Config,
@@ -155,9 +157,10 @@ def build_config(
         exporters=file.exporters,
         allow_labels=file.allow_labels,
         audit_interval_seconds=file.audit_interval_seconds or DEFAULT_AUDIT_INTERVAL_SECONDS,
-        missing_shard_seconds=file.missing_shard_seconds or 600.0,
-        stale_values_seconds=file.stale_values_seconds or 3600.0,
+        missing_shard_seconds=file.missing_shard_seconds or DEFAULT_MISSING_SHARD_SECONDS,
+        stale_values_seconds=file.stale_values_seconds or DEFAULT_STALE_VALUES_SECONDS,
         file_mark=file.mark,
+        log=file.log,
     )
     check_ports(config.members, (), config.port, file.places)
     return config

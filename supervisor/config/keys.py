@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from supervisor.config import EXPORTER_POLICY, Policy, Readiness, Role, SessionSpec
+from supervisor.config import EXPORTER_POLICY, LogLimits, Policy, Readiness, Role, SessionSpec
 from supervisor.config.values import (
     Named,
     Where,
     parse_exit_codes,
     parse_limits,
+    parse_log,
     parse_mode,
     parse_names,
     parse_number,
@@ -54,6 +55,7 @@ SETTINGS: Final[Mapping[str, Key]] = {
     "limits": Key(parse_limits),
     "start_after": Key(parse_names, live=True),
     "ready": Key(parse_ready, live=True),
+    "log": Key(parse_log, live=True),
     "restart": Key(parse_restart, of_policy=True, live=True),
     "success_exit_codes": Key(parse_exit_codes, of_policy=True, live=True),
     "stop_signal": Key(parse_signal, of_policy=True, live=True),
@@ -69,7 +71,7 @@ _JOINED: Final = ("command", "cwd", "env", "env_file")
 SESSION_KEYS: Final = (*_JOINED, "count", *(key for key in SETTINGS if key != "path"))
 EXPORTER_KEYS: Final = (
     *_JOINED,
-    *("port", "path", "limits", "stop_signal", "stop_timeout_seconds"),
+    *("port", "path", "limits", "log", "stop_signal", "stop_timeout_seconds"),
     *("stable_seconds", "backoff_seconds", "backoff_limit_seconds"),
 )
 
@@ -151,6 +153,8 @@ def _dump(value: Any) -> Any:
         case Readiness(port=port, http=http, timeout_seconds=seconds):
             own = {"port": port} if http is None else {"http": http}
             return {**own, "timeout_seconds": seconds}
+        case LogLimits(max_bytes=size, backups=backups):
+            return {"max_bytes": size, "backups": backups}
         case frozenset():
             return sorted(value)
         case tuple():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from supervisor.config import Role, SessionSpec
+from supervisor.config import LogLimits, Role, SessionSpec
 from supervisor.config.dotenv import parse_dotenv
 from supervisor.config.keys import EXPORTER_KEYS, SESSION_KEYS, SETTINGS, build_spec, check_spec
 from supervisor.config.order import check_order
@@ -22,6 +22,7 @@ from supervisor.config.values import (
     parse_env,
     parse_interval,
     parse_labels,
+    parse_log,
     parse_port,
     parse_session_name,
     parse_text,
@@ -38,7 +39,7 @@ T = TypeVar("T")
 TOP_KEYS: Final = (
     *("host", "port", "multiproc_dir", "allow_labels", "audit_interval_seconds"),
     *("missing_shard_seconds", "stale_values_seconds"),
-    *("gates", "session", "exporter"),
+    *("log", "gates", "session", "exporter"),
 )
 GATES_KEYS: Final = ("deny",)
 
@@ -61,6 +62,7 @@ class FileConfig:
     # Where the keys and the names of the above stand, for what is found to be wrong later.
     places: Mapping[str, str] = field(default_factory=dict)
     mark: int = 0
+    log: LogLimits = field(default_factory=LogLimits)  # of our own logs
 
 
 def find_mark(data: bytes) -> int:
@@ -125,6 +127,7 @@ def parse_toml(
         denied=reader.read_denied(document.get("gates", {})),
         missing_shard_seconds=read("missing_shard_seconds", parse_interval),
         stale_values_seconds=read("stale_values_seconds", parse_interval),
+        log=read("log", parse_log) or LogLimits(),
         mark=find_mark(text.encode(errors="surrogateescape")),
         sessions=tuple(sessions.values()),
         exporters=tuple(exporters.values()),

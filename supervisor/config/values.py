@@ -16,6 +16,7 @@ from supervisor.config import (
     METRICSD,
     RESERVED_NAMES,
     SESSION_NAME,
+    LogLimits,
     Readiness,
     RestartWhen,
 )
@@ -268,13 +269,36 @@ def parse_limits(value: object, where: Where) -> dict[str, int | None]:
     return {name: _parse_limit(name, limit, where.at(name)) for name, limit in table.items()}
 
 
+def parse_log(value: object, where: Where) -> LogLimits:
+    """Check how long a log may be before it is rotated (0: never), and how many copies are kept."""
+    table = _parse_table(value, ("max_bytes", "backups"), where)
+    default = LogLimits()
+    size = _parse_size(table.get("max_bytes", default.max_bytes))
+    if size is None:
+        raise UsageError(
+            f"{where.at('max_bytes')}: {show(table['max_bytes'])} is not a size",
+            'a number of bytes, or "16M"; 0: it is never rotated',
+        )
+    backups = table.get("backups", default.backups)
+    if not _is_integer(backups) or not 0 <= backups <= 1000:
+        raise UsageError(f"{where.at('backups')}: {show(backups)} is not a number of copies")
+    return LogLimits(max_bytes=size, backups=backups)
+
+
+def _parse_size(value: object) -> int | None:
+    if _is_integer(value) and 0 <= value < 1 << 62:
+        return value
+    if isinstance(value, str) and (found := _SIZE.fullmatch(value)):
+        return int(found[1]) << 10 * ("KMGT".index(found[2]) + 1)
+    return None
+
+
 def _parse_limit(name: str, value: object, where: Where) -> int | None:
     if value == "unlimited" or value is None:
         return None
-    if _is_integer(value) and 0 <= value < 1 << 62:
-        return value
-    if name in _IN_BYTES and isinstance(value, str) and (found := _SIZE.fullmatch(value)):
-        return int(found[1]) << 10 * ("KMGT".index(found[2]) + 1)
+    size = _parse_size(value) if name in _IN_BYTES or _is_integer(value) else None
+    if size is not None:
+        return size
     sizes = ', a size such as "512M"' if name in _IN_BYTES else ""
     raise UsageError(f"{where}: {show(value)} is not a limit", f'a number{sizes}, or "unlimited"')
 

@@ -32,6 +32,7 @@ supervisor.config.order   pure   errors
 supervisor.config.toml    pure   config config.dotenv config.keys config.order config.values
                                  errors
 supervisor.config.flags   pure   config config.values errors
+supervisor.config.diff    pure   config.keys
 supervisor.config.documents  pure  config config.keys config.values errors
 supervisor.gates          pure   gates.gate gates.names gates.refusal
 supervisor.gates.refusal  pure
@@ -107,9 +108,11 @@ supervisor.loop           shell  adopt adoption audit children claims config cre
                                  events fleet journal lifecycle logs look.everything probe publisher
                                  readiness rotator rounds spawner status telemetry.clearing
                                  telemetry.mode
+supervisor.reload         shell  admission config config.diff config.values config_file errors
+                                 events fleet lifecycle status
 supervisor.serve          shell  supervisor admission config.documents config.order config.values
                                  control drift errors events fleet kernel lifecycle logs
-                                 observe status
+                                 observe reload status
 supervisor.orphans        shell  adoption client config errors kernel observe status
                                  telemetry.clearing
 supervisor.takeover       shell  admission adoption client config drift.facts errors gates kernel
@@ -139,6 +142,7 @@ supervisor.cli.doctor     shell  cli.options config config.flags doctor doctor.f
 supervisor.cli.start      shell  admission cli.options client config config.flags errors
                                  foreground
                                  handover launch loop takeover
+supervisor.cli.reload     shell  cli.options client config.diff control foreground telemetry.plain
 supervisor.cli.stop       shell  cli.options client config control errors foreground orphans
 supervisor.cli.status     shell  cli.options client errors render report
 supervisor.cli.drift      shell  cli.options client control drift errors render
@@ -156,7 +160,7 @@ supervisor.verify.gather  shell  supervisor observe verify.evidence telemetry.ma
 supervisor.cli.verify     shell  cli.options config.flags errors observe report scrape_config
                                  verify.checks verify.evidence verify.gather verify.measure
                                  verify.render telemetry.mode
-supervisor.cli.entry      shell  cli.doctor cli.drift cli.init cli.logs cli.outcome
+supervisor.cli.entry      shell  cli.doctor cli.drift cli.init cli.logs cli.outcome cli.reload
                                  cli.scrape_config cli.start cli.status cli.stop cli.verify
                                  supervisor
 supervisor.cli.outcome    shell  errors telemetry.plain

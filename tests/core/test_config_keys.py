@@ -12,6 +12,7 @@ import pytest
 
 from supervisor.config import (
     EXPORTER_POLICY,
+    LogLimits,
     Policy,
     Readiness,
     RestartWhen,
@@ -84,6 +85,7 @@ def find_rows(head: str) -> list[list[str]]:
         ("`[exporter.NAME]`", set(EXPORTER_KEYS)),
         ("`ready`", {field.name for field in fields(Readiness)}),
         ("`limits`", set(LIMITS)),
+        ("`log`", {field.name for field in fields(LogLimits)}),
     ],
 )
 def test_the_reference_names_every_key_and_no_other(head: str, known: set[str]) -> None:
@@ -115,6 +117,7 @@ def test_every_key_of_a_session_is_read() -> None:
 start_after = []
 ready = { port = 8080, timeout_seconds = 5 }
 limits = { nofile = 64, core = 0, as = "2G", nproc = "unlimited" }
+log = { max_bytes = "1M", backups = 0 }
 restart = "always"
 success_exit_codes = [0, 3]
 stable_seconds = 1
@@ -135,6 +138,7 @@ port = 9112
         mode=Mode.A,
         port=9112,
         ready=Readiness(port=8080, timeout_seconds=5),
+        log=LogLimits(max_bytes=1 << 20, backups=0),
         limits={"nofile": 64, "core": 0, "as": 2 << 30, "nproc": None},
         policy=Policy(
             restart=RestartWhen.ALWAYS,
@@ -195,6 +199,9 @@ def test_an_exporter_is_restarted_for_ever_and_ready_by_its_port() -> None:
         ("[session.a.limits]\nnofile = -1", "4: session.a.limits.nofile: -1 is not a limit"),
         ("limits = { nofile = '2G' }", "3: session.a.limits.nofile: '2G' is not a limit"),
         ("limits = { as = '2 apples' }", "3: session.a.limits.as: '2 apples' is not a limit"),
+        ("log = 3", "3: session.a.log: not a table"),
+        ("log = { max_bytes = '2 MB' }", "3: session.a.log.max_bytes: '2 MB' is not a size"),
+        ("log = { backups = -1 }", "3: session.a.log.backups: -1 is not a number of copies"),
         ("mode = 'C'", "3: session.a.mode: 'C' is not one of A, B"),
         ("mode = 'A'", "3: session.a.mode: a session in mode A needs a port of its own"),
         ("port = 9112", "3: session.a.port: only a session in mode A has a port"),
@@ -351,6 +358,7 @@ restart = "always"
 success_exit_codes = [1, 2]
 failure_limit = 2
 stop_signal = "QUIT"
+log = { max_bytes = 0 }
 """
 )
 EXPORTER: Final = read("[exporter.e]\ncommand = 'x'\nport = 9110\npath = '/m'").exporters[0]

@@ -1,0 +1,218 @@
+"""Reads the configuration file anew and applies what has changed in it, all or nothing.
+
+Everything is checked before anything is done. Sessions that do not stand in the file, from the
+command line or handed over, are not its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from supervisor.admission import Admitted, admit
+from supervisor.config import (
+    DEFAULT_AUDIT_INTERVAL_SECONDS,
+    DEFAULT_MISSING_SHARD_SECONDS,
+    DEFAULT_STALE_VALUES_SECONDS,
+    METRICSD,
+    Config,
+)
+from supervisor.config.diff import Change, Difference, diff_specs
+from supervisor.config.values import check_ports
+from supervisor.config_file import read_config_file
+from supervisor.errors import UsageError
+from supervisor.events import Restart
+from supervisor.fleet import is_opened
+from supervisor.lifecycle import ENDED, State, Target
+from supervisor.status import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from supervisor.config import SessionSpec
+    from supervisor.config.toml import FileConfig
+    from supervisor.lifecycle import Process
+    from supervisor.loop import Loop
+
+# What a running supervisor cannot change: its port is in the hands of metricsd and Prometheus.
+_FIXED = ("host", "port", "multiproc_dir")
+# What is otherwise in one that was taken out, and put in again before it was down.
+_RETURNING = ("session",)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A reload that was checked, and only has to be done."""
+
+    config: Config
+    difference: Difference
+    members: dict[str, Admitted]
+
+
+async def reload(loop: Loop, *, apply: bool) -> dict[str, Any]:
+    """Read, check, and (if told to) apply; answers when who had to come and go has. PtsupError."""
+    file = loop.config.file
+    if file is None:
+        raise UsageError(
+            "cannot reload: this supervisor was started without a file",
+            "hand its sessions over with `ptsup start -f FILE`",
+        )
+    found = await asyncio.to_thread(read_config_file, file, again=True)
+    plan = build_plan(loop, found)
+    document = plan.difference.to_document()
+    if not apply:
+        return {"difference": document, "sessions": []}
+    waiting = _apply(loop, plan)
+    removed = plan.difference.removed
+    await loop.wait_until(
+        lambda: (
+            all(loop.fleet.find(name) is None for name in removed)
+            and all(_is_up(loop, name, incarnation) for name, incarnation in waiting.items())
+        )
+    )
+    up = [process for name in waiting if (process := loop.fleet.find(name))]
+    return {
+        "difference": document,
+        "sessions": [describe(loop.fleet, process) for process in up],
+    }
+
+
+def _is_up(loop: Loop, name: str, former: int) -> bool:
+    """Whether one that was added or restarted has come up, or will not by itself."""
+    process = loop.fleet.find(name)
+    if process is None or (former and process.state in ENDED):
+        return True
+    return process.state is not State.STARTING and (
+        process.incarnation > former if former else is_opened(loop.fleet, process)
+    )
+
+
+def build_plan(loop: Loop, found: FileConfig) -> Plan:
+    """Check what was read, and find what has to be done; raises PtsupError."""
+    _check_fixed(loop.config, found)
+    specs = (*found.exporters, *found.sessions)
+    others = _find_others(loop)
+    _check_names(loop, specs, others, found)
+    living = [spec for spec in others if not _gives_its_name(loop, spec.name)]
+    check_ports(specs, living, loop.config.port, found.places)
+    config = _build_config(loop.config, found)
+    members = {
+        spec.name: admit(spec, os.environ, config.multiproc_dir, config.denied) for spec in specs
+    }
+    old = [member.spec for member in loop.members.values() if member.spec.planned]
+    difference = diff_specs(old, specs)
+    return Plan(
+        config,
+        replace(
+            difference,
+            # One that is on its way out is not unchanged, though nothing is otherwise.
+            changed=(*difference.changed, *_find_returning(loop, specs, difference)),
+            settings=_diff_settings(loop.config, config),
+        ),
+        members,
+    )
+
+
+def _find_others(loop: Loop) -> list[SessionSpec]:
+    return [member.spec for member in loop.members.values() if not member.spec.planned]
+
+
+def _find_returning(
+    loop: Loop, specs: Sequence[SessionSpec], difference: Difference
+) -> list[Change]:
+    changed = {change.spec.name for change in difference.changed}
+    leaving = loop.fleet.leaving - changed
+    return [Change(spec, _RETURNING, restarts=True) for spec in specs if spec.name in leaving]
+
+
+def _gives_its_name(loop: Loop, name: str) -> bool:
+    process = loop.fleet.find(name)
+    return process is None or (process.state in ENDED and is_opened(loop.fleet, process))
+
+
+def _check_fixed(config: Config, found: FileConfig) -> None:
+    for key in _FIXED:
+        value, running = getattr(found, key), getattr(config, key)
+        if value is not None and value != running and key not in config.flagged:
+            raise UsageError(
+                f"{found.places[key]}: this supervisor has {running}, and keeps it while it runs",
+                "`ptsup stop`, then `ptsup start`",
+            )
+
+
+def _check_names(
+    loop: Loop, specs: Sequence[SessionSpec], others: Sequence[SessionSpec], found: FileConfig
+) -> None:
+    taken = {spec.name.lower() for spec in others if not _gives_its_name(loop, spec.name)}
+    planned = {name: m.spec for name, m in loop.members.items() if m.spec.planned}
+    for spec in specs:
+        where = found.places.get(spec.name, spec.name)
+        if spec.name.lower() in taken:
+            raise UsageError(
+                f"{where}: a session of that name runs that is not of the file",
+                "choose another name, or stop that one first",
+            )
+        if spec.name in planned and spec.role is not planned[spec.name].role:
+            raise UsageError(
+                f"{where}: {spec.name} was {planned[spec.name].role} and cannot become another",
+                "give it another name",
+            )
+
+
+def _build_config(config: Config, found: FileConfig) -> Config:
+    return replace(
+        config,
+        file_mark=found.mark,
+        sessions=(*(spec for spec in config.sessions if not spec.planned), *found.sessions),
+        exporters=found.exporters,
+        allow_labels=found.allow_labels,
+        audit_interval_seconds=found.audit_interval_seconds or DEFAULT_AUDIT_INTERVAL_SECONDS,
+        missing_shard_seconds=found.missing_shard_seconds or DEFAULT_MISSING_SHARD_SECONDS,
+        stale_values_seconds=found.stale_values_seconds or DEFAULT_STALE_VALUES_SECONDS,
+        log=found.log,
+        # The list of what is refused only grows.
+        denied=tuple(dict.fromkeys((*config.denied, *found.denied))),
+    )
+
+
+def _diff_settings(old: Config, new: Config) -> tuple[str, ...]:
+    keys = {
+        "allow_labels": "allow_labels",
+        "audit_interval_seconds": "audit_interval_seconds",
+        "missing_shard_seconds": "missing_shard_seconds",
+        "stale_values_seconds": "stale_values_seconds",
+        "log": "log",
+        "gates.deny": "denied",
+    }
+    return tuple(key for key, name in keys.items() if getattr(old, name) != getattr(new, name))
+
+
+def _apply(loop: Loop, plan: Plan) -> dict[str, int]:
+    """Do it; gives back who comes up by it, with the last incarnation each had before."""
+    difference, members = plan.difference, plan.members
+    loop.reconfigure(plan.config)
+    loop.remove(difference.removed)
+    loop.update([members[change.spec.name] for change in difference.changed])
+    waiting: dict[str, int] = {}
+    for change in difference.changed:
+        process = loop.fleet.find(change.spec.name)
+        if change.restarts and process is not None and _is_wanted(process, change):
+            waiting[process.name] = process.incarnation
+            loop.take(Restart(process.name))
+    loop.add([members[spec.name] for spec in difference.added])
+    waiting |= {spec.name: 0 for spec in difference.added}
+    if "allow_labels" in difference.settings:  # scrapes wait meanwhile
+        loop.take(Restart(METRICSD))
+    return waiting
+
+
+def _is_wanted(process: Process, change: Change) -> bool:
+    """Whether it is to be up, and was: what somebody stopped stays down, with its new settings.
+
+    One that waits for others goes on waiting.
+    """
+    if change.keys == _RETURNING:
+        return True
+    return process.target is Target.UP and process.state is not State.STOPPED

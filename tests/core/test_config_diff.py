@@ -1,0 +1,91 @@
+"""What is otherwise in a file read anew: names and keys, no values, and whom it restarts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from supervisor.config.diff import diff_specs, render_difference
+from supervisor.config.keys import SETTINGS
+from supervisor.config.toml import parse_toml
+
+if TYPE_CHECKING:
+    from supervisor.config import SessionSpec
+
+FILE: Final = Path("/desk/ptsup.toml")
+A: Final = "[session.a]\ncommand = 'x'\n"
+# For each key, a value that is not its default, and what has to stand beside it.
+OTHERWISE: Final = {
+    "mode": "mode = 'A'\nport = 1",
+    "limits": "limits = { nofile = 1 }",
+    "start_after": "start_after = ['b']",
+    "ready": "ready = { port = 1 }",
+    "log": "log = { backups = 1 }",
+    "restart": "restart = 'always'",
+    "success_exit_codes": "success_exit_codes = [1]",
+    "stop_signal": "stop_signal = 'INT'",
+    "stop_timeout_seconds": "stop_timeout_seconds = 1",
+    "stable_seconds": "stable_seconds = 1",
+    "backoff_seconds": "backoff_seconds = 1",
+    "backoff_limit_seconds": "backoff_limit_seconds = 1",
+    "failure_limit": "failure_limit = 1",
+    "failure_window_seconds": "failure_window_seconds = 1",
+}
+
+
+def read(text: str) -> tuple[SessionSpec, ...]:
+    found = parse_toml(text + "[session.b]\ncommand = 'x'\n", FILE)
+    return (*found.exporters, *found.sessions)
+
+
+def test_nothing_is_otherwise_in_the_same_file() -> None:
+    found = diff_specs(read(A), read(A))
+    assert (found.added, found.removed, found.changed, found.unchanged) == ((), (), (), 2)
+    assert render_difference(found.to_document()) == ["unchanged  2"]
+
+
+@pytest.mark.parametrize("key", OTHERWISE)
+def test_a_changed_setting_is_named_and_restarts_whom_it_concerns(key: str) -> None:
+    changes = diff_specs(read(A), read(A + OTHERWISE[key] + "\n")).changed
+    assert [(change.spec.name, change.restarts) for change in changes] == [
+        ("a", not SETTINGS[key].live)
+    ]
+    assert key in changes[0].keys
+
+
+def test_every_setting_is_compared() -> None:
+    assert OTHERWISE.keys() | {"port", "path"} == SETTINGS.keys()
+
+
+@pytest.mark.parametrize(
+    ("line", "keys"),
+    [
+        ("cwd = '/'", ("cwd",)),
+        ("env = { TOKEN = 'hunter2', B = '1' }", ("env.B", "env.TOKEN")),
+    ],
+)
+def test_what_it_is_spawned_by_restarts_it(line: str, keys: tuple[str, ...]) -> None:
+    found = diff_specs(read(A), read(f"{A}{line}\n"))
+    assert [(change.keys, change.restarts) for change in found.changed] == [(keys, True)]
+    assert "hunter2" not in json.dumps(found.to_document())
+
+
+def test_a_changed_value_of_a_variable_is_a_change_and_a_command_too() -> None:
+    before = "[session.a]\ncommand = 'x'\nenv = { A = '1' }\n"
+    after = "[session.a]\ncommand = 'y'\nenv = { A = '2' }\n"
+    (change,) = diff_specs(read(before), read(after)).changed
+    assert change.keys == ("command", "env.A")
+
+
+def test_who_came_and_who_went_is_named() -> None:
+    exporter = "[exporter.e]\ncommand = 'x'\nport = 1\n"
+    found = diff_specs(read(A), read(exporter))
+    assert ([spec.name for spec in found.added], found.removed) == (["e"], ("a",))
+    assert render_difference(found.to_document()) == [
+        "added      e",
+        "removed    a",
+        "unchanged  1",
+    ]

@@ -1,0 +1,207 @@
+"""`ptsup reload`: touches what has changed in the file, and nobody else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from stack import child, find_free_port, is_gone
+from waiting import wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stack import Stack
+
+
+@pytest.fixture
+def file(stack: Stack) -> Path:
+    return stack.cwd / "ptsup.toml"
+
+
+def session(name: str, text: str = "", seconds: int = 600) -> str:
+    return f"[session.{name}]\ncommand = 'sleep {seconds}'\n{text}\n"
+
+
+def pids(stack: Stack) -> dict[str, Any]:
+    document = stack.status()
+    return {each["name"]: each["pid"] for each in (*document["sessions"], *document["exporters"])}
+
+
+def test_of_twenty_sessions_the_eighteen_that_are_as_before_keep_their_pids(
+    stack: Stack, file: Path
+) -> None:
+    names = [f"s{number:02}" for number in range(20)]
+    file.write_text("".join(map(session, names)))
+    stack.start("-f", str(file), "-s", "mine=sleep 600")
+    before = pids(stack)
+    file.write_text(
+        session(names[0], seconds=500) + "".join(map(session, names[1:19])) + session("new")
+    )
+    said = stack.run("reload").stdout.splitlines()
+    assert said[:4] == [
+        "added      new",
+        "removed    s19",
+        "changed    s00: command (restarted)",
+        "unchanged  18",
+    ]
+    after = pids(stack)
+    assert {name: after.get(name) for name in (*names[1:19], "mine")} == {
+        name: before[name] for name in (*names[1:19], "mine")
+    }
+    assert after.keys() == (before.keys() - {"s19"}) | {"new"}
+    assert after["s00"] != before["s00"]
+    assert stack.session("s00")["incarnation"] == 2
+    assert not (stack.run_dir / "state" / "s19.json").exists()
+    # Once more: nothing is otherwise.
+    assert stack.run("reload").stdout.splitlines() == ["unchanged  20"]
+    assert pids(stack) == after
+
+
+def test_what_needs_no_new_incarnation_counts_at_once(stack: Stack, file: Path) -> None:
+    deaf = child("ignores_term")
+    file.write_text(f"[session.a]\ncommand = '''{deaf}'''\n")
+    stack.start("-f", str(file))
+    stack.wait_for_log("a", "deaf")
+    before = pids(stack)
+    file.write_text(f"[session.a]\ncommand = '''{deaf}'''\nstop_timeout_seconds = 0.2\n")
+    assert "changed    a: stop_timeout_seconds (goes on)" in stack.run("reload").stdout
+    assert pids(stack) == before
+    stack.run("stop", "a")
+    assert stack.session("a")["exit"] == "SIGKILL"
+
+
+MISTAKES: Final = (
+    ("[session.b]\ncommand = 3\n", 2, "ptsup.toml:5: session.b.command: the command is"),
+    ("[session", 2, "ptsup.toml:4: "),
+    ("[session.b]\ncommand = 'nowhere'\n", 2, "cannot start b: no such program: nowhere"),
+    ("[session.b]\ncommand = 'sleep 1'\nenv = {LIVE = '1'}\n", 6, "cannot start b: LIVE"),
+    ("[session.mine]\ncommand = 'sleep 1'\n", 2, "ptsup.toml:4: session.mine: a session of"),
+    ("[session.b]\ncommand = 'x'\nstart_after = ['c']", 2, "ptsup.toml:6: session.b.start"),
+)
+
+
+def test_a_file_with_a_mistake_changes_nothing(stack: Stack, file: Path) -> None:
+    file.write_text(session("a"))
+    stack.start("-f", str(file), "-s", "mine=sleep 600")
+    before = pids(stack)
+    for text, code, says in MISTAKES:
+        file.write_text(session("a", seconds=500) + text)
+        refused = stack.run("reload", code=code)
+        assert refused.stderr.startswith("ptsup: ")
+        assert says in refused.stderr
+        assert refused.stdout == ""
+    file.unlink()
+    assert f"cannot read {file}: No such file" in stack.run("reload", code=2).stderr
+    assert pids(stack) == before
+
+
+def test_a_secret_is_in_no_answer_and_on_no_disk(stack: Stack, file: Path) -> None:
+    secrets = stack.cwd / "secrets.env"
+    file.write_text(session("a", "env_file = 'secrets.env'"))
+    secrets.write_text("DESK_TOKEN=hunter1\n")
+    stack.start("-f", str(file))
+    secrets.write_text("DESK_TOKEN=hunter2\nB='hunter3'\n")
+    said = stack.run("reload")
+    assert "changed    a: env.B, env.DESK_TOKEN (restarted)" in said.stdout
+    assert "hunter" not in said.stdout + said.stderr + stack.run("status", "--json").stdout
+    written = [path for path in (stack.run_dir).rglob("*") if path.is_file()]
+    assert not [path for path in written if b"hunter" in path.read_bytes()]
+
+
+def test_what_is_only_looked_at_is_not_done(stack: Stack, file: Path) -> None:
+    file.write_text(session("a"))
+    stack.start("-f", str(file))
+    before = pids(stack)
+    file.write_text(session("b"))
+    assert stack.run("reload", "--dry-run").stdout.splitlines() == [
+        "added      b",
+        "removed    a",
+        "unchanged  0",
+    ]
+    assert pids(stack) == before
+
+
+def test_who_was_stopped_by_hand_stays_down_with_its_new_settings(stack: Stack, file: Path) -> None:
+    file.write_text(session("a"))
+    stack.start("-f", str(file))
+    stack.run("stop", "a")
+    file.write_text(session("a", seconds=500))
+    stack.run("reload")
+    assert stack.session("a")["state"] == "stopped"
+    stack.run("restart", "a")
+    assert stack.session("a")["command"] == ["sleep", "500"]
+
+
+def test_a_fatal_session_is_tried_again_when_its_command_is_mended(
+    stack: Stack, file: Path
+) -> None:
+    program = stack.cwd / "program"
+    program.write_text("no program at all")
+    program.chmod(0o755)
+    file.write_text("[session.a]\ncommand = './program'\n")
+    stack.start("-f", str(file), code=1)
+    assert stack.session("a")["state"] == "fatal"
+    file.write_text(session("a"))
+    assert "a: running" in stack.run("reload").stdout
+    assert stack.session("a")["state"] == "running"
+
+
+def test_the_port_stays_as_long_as_the_supervisor_runs(stack: Stack, file: Path) -> None:
+    file.write_text(f"port = {stack.port}\n")
+    stack.run("start", "-d")
+    file.write_text("port = 1\n")
+    assert "ptsup.toml:1: port: this supervisor has" in stack.run("reload", code=2).stderr
+
+
+def test_an_adopted_fleet_is_reloaded_too(stack: Stack, file: Path) -> None:
+    file.write_text(session("a") + session("b"))
+    stack.start("-f", str(file))
+    before = pids(stack)
+    supervisor = stack.status()["supervisor"]["pid"]
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for(lambda: is_gone(supervisor))
+    stack.start("-f", str(file))
+    file.write_text(session("a"))
+    assert stack.run("reload").stdout.splitlines() == ["removed    b", "unchanged  1"]
+    assert pids(stack) == {"a": before["a"]}
+
+
+def test_without_a_file_or_a_supervisor_there_is_nothing_to_reload(stack: Stack) -> None:
+    assert "nothing runs" in stack.run("reload", code=3).stderr
+    stack.start("-s", "a=sleep 600")
+    assert "started without a file" in stack.run("reload", code=2).stderr
+
+
+def test_labels_are_allowed_anew_by_another_metricsd_on_the_same_port(
+    stack: Stack, file: Path
+) -> None:
+    file.write_text(session("a"))
+    stack.start("-f", str(file))
+    before = stack.status()
+    file.write_text("allow_labels = ['desk']\n" + session("a"))
+    assert "changed    allow_labels" in stack.run("reload").stdout
+    wait_for(lambda: stack.status()["metricsd"]["pid"] not in {None, before["metricsd"]["pid"]})
+    wait_for(lambda: stack.status()["metricsd"]["state"] == "running")
+    assert stack.session("a")["pid"] == before["sessions"][0]["pid"]
+
+
+def test_an_exporter_is_reloaded_like_a_session(stack: Stack, file: Path) -> None:
+    port = find_free_port()
+    exporter = (
+        f"[exporter.e]\ncommand = ['{sys.executable}', '-m', 'http.server', '{port}']\n"
+        f"port = {port}\n"
+    )
+    file.write_text(session("a"))
+    stack.start("-f", str(file))
+    file.write_text(session("a") + exporter)
+    assert "added      e" in stack.run("reload").stdout
+    (found,) = stack.status()["exporters"]
+    assert found["state"] == "running"
+    file.write_text(session("a"))
+    assert "removed    e" in stack.run("reload").stdout
+    assert stack.status()["exporters"] == []
