@@ -123,11 +123,11 @@ class Rotator:
         try:
             size = path.stat().st_size
         except OSError:
-            if name not in self.find_writing():
-                self._succeed(name)
-            elif seen.size >= 0:
+            if name in self.find_writing():  # who lives was started with a log
                 reason = "it was removed; what is still written to it is lost"
                 self._fail(name, path, Obstacle.REMOVED, reason)
+            else:
+                self._succeed(name)
             seen.front, seen.size = 0, -1
             return False
         if seen.size < 0:

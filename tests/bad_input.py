@@ -190,6 +190,12 @@ ROWS = (
         toml="[session.a]\ncommand = 'sleep 1'\nstop_signal = 'STOP'",
     ),
     Row(
+        "a log that would be rotated all the time",
+        "session.a.log.max_bytes: 4096 is not the size of a log",
+        arguments=(),
+        toml="[session.a]\ncommand = 'sleep 1'\nlog = { max_bytes = 4096 }",
+    ),
+    Row(
         "a limit that is none",
         "session.a.limits.nofile: -1 is not a limit",
         arguments=(),

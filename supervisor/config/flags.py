@@ -131,11 +131,14 @@ def build_config(
     if flags.restart is not None:
         policy = replace(policy, restart=parse_restart(flags.restart, "--restart"))
     sessions = list(file.sessions)
-    sessions += [parse_session_flag(text, cwd, policy) for text in flags.sessions]
+    sessions += [
+        replace(parse_session_flag(text, cwd, policy), log=file.log) for text in flags.sessions
+    ]
     check_unique([*file.exporters, *sessions])
     if flags.command:
         taken |= frozenset(spec.name for spec in (*file.exporters, *sessions))
-        sessions.append(build_command_session(flags.command, taken, cwd, policy))
+        spec = build_command_session(flags.command, taken, cwd, policy)
+        sessions.append(replace(spec, log=file.log))
     host, port, directory = file.host, file.port, file.multiproc_dir
     if flags.host is not None:
         host = parse_text(flags.host, "--host")

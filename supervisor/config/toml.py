@@ -62,7 +62,8 @@ class FileConfig:
     # Where the keys and the names of the above stand, for what is found to be wrong later.
     places: Mapping[str, str] = field(default_factory=dict)
     mark: int = 0
-    log: LogLimits = field(default_factory=LogLimits)  # of our own logs
+    # Of our own logs, and of those that say nothing else.
+    log: LogLimits = field(default_factory=LogLimits)
 
 
 def find_mark(data: bytes) -> int:
@@ -113,7 +114,8 @@ def parse_toml(
     def read(key: str, parse: Callable[[object, _Key], T]) -> T | None:
         return parse(document[key], reader.find((key,))) if key in document else None
 
-    directory = read("multiproc_dir", parse_text)
+    directory, log = read("multiproc_dir", parse_text), read("log", parse_log)
+    document = _pass_on(document, "log")
     sessions = reader.read_tables(document, Role.SESSION)
     exporters = reader.read_tables(document, Role.EXPORTER)
     sessions = reader.check_order(sessions, exporters)
@@ -127,7 +129,7 @@ def parse_toml(
         denied=reader.read_denied(document.get("gates", {})),
         missing_shard_seconds=read("missing_shard_seconds", parse_interval),
         stale_values_seconds=read("stale_values_seconds", parse_interval),
-        log=read("log", parse_log) or LogLimits(),
+        log=log or LogLimits(),
         mark=find_mark(text.encode(errors="surrogateescape")),
         sessions=tuple(sessions.values()),
         exporters=tuple(exporters.values()),
@@ -136,6 +138,21 @@ def parse_toml(
             **{name: str(reader.find(keys)) for name, keys in reader.tables.items()},
         },
     )
+
+
+def _pass_on(document: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Let each session and exporter have what a table says for all, word by word."""
+    usual = document.get(key, {})
+
+    def take(table: object) -> object:
+        if not isinstance(table, dict) or not isinstance(own := table.get(key, {}), dict):
+            return table  # which is refused where it is read
+        return {**table, key: {**usual, **own}}
+
+    def take_all(tables: object) -> object:
+        return {n: take(t) for n, t in tables.items()} if isinstance(tables, dict) else tables
+
+    return {**document, **{role: take_all(document[role]) for role in Role if role in document}}
 
 
 def _render_toml_error(message: str, text: str, path: Path) -> str:

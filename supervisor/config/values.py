@@ -38,6 +38,7 @@ _SIZE: Final = re.compile(r"(\d{1,12})([KMGT])")
 _URL: Final = re.compile(r"http://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?(/[!-~]*)?")
 _LABEL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _COUNT_LIMIT: Final = 1000
+_LOG_BYTES: Final = 64 << 10  # a log is cut at whole blocks, and each cut waits for the disk
 
 
 class Where(Protocol):
@@ -274,10 +275,10 @@ def parse_log(value: object, where: Where) -> LogLimits:
     table = _parse_table(value, ("max_bytes", "backups"), where)
     default = LogLimits()
     size = _parse_size(table.get("max_bytes", default.max_bytes))
-    if size is None:
+    if size is None or 0 < size < _LOG_BYTES:
         raise UsageError(
-            f"{where.at('max_bytes')}: {show(table['max_bytes'])} is not a size",
-            'a number of bytes, or "16M"; 0: it is never rotated',
+            f"{where.at('max_bytes')}: {show(table['max_bytes'])} is not the size of a log",
+            'a number of bytes, or "16M"; at least "64K", or 0: it is never rotated',
         )
     backups = table.get("backups", default.backups)
     if not _is_integer(backups) or not 0 <= backups <= 1000:

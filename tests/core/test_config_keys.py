@@ -157,6 +157,31 @@ port = 9112
     )
 
 
+def test_the_file_says_for_all_logs_what_none_says_for_its_own() -> None:
+    text = """
+log = { max_bytes = 1_000_000, backups = 9 }
+[session.a]
+command = "x"
+[session.b]
+command = "x"
+log = { max_bytes = 0 }
+[exporter.e]
+command = "x"
+port = 9110
+[exporter.e.log]
+backups = 2
+"""
+    flags = Flags(sessions=("c=x",), command=("d",))
+    fallback = Fallback(port=9111, multiproc_dir=Path("prom_multiproc"))
+    config = build_config(flags, read(text), fallback, Path("/desk"))
+    found = {spec.name: (spec.log.max_bytes, spec.log.backups) for spec in config.members}
+    usual = (1_000_000, 9)
+    assert found == {"a": usual, "b": (0, 9), "c": usual, "d": usual, "e": (1_000_000, 2)}
+    assert config.log == LogLimits(max_bytes=1_000_000, backups=9)
+    plain = build_config(flags, FileConfig(), fallback, Path("/desk"))
+    assert {spec.log for spec in plain.members} == {plain.log} == {LogLimits()}
+
+
 def test_an_exporter_is_restarted_for_ever_and_ready_by_its_port() -> None:
     (spec,) = read("[exporter.ai]\ncommand = 'x y'\nport = 9110").exporters
     assert spec.role is Role.EXPORTER
@@ -200,7 +225,8 @@ def test_an_exporter_is_restarted_for_ever_and_ready_by_its_port() -> None:
         ("limits = { nofile = '2G' }", "3: session.a.limits.nofile: '2G' is not a limit"),
         ("limits = { as = '2 apples' }", "3: session.a.limits.as: '2 apples' is not a limit"),
         ("log = 3", "3: session.a.log: not a table"),
-        ("log = { max_bytes = '2 MB' }", "3: session.a.log.max_bytes: '2 MB' is not a size"),
+        ("log = { max_bytes = '2 MB' }", "3: session.a.log.max_bytes: '2 MB' is not the"),
+        ("log = { max_bytes = 65535 }", "3: session.a.log.max_bytes: 65535 is not the size"),
         ("log = { backups = -1 }", "3: session.a.log.backups: -1 is not a number of copies"),
         ("mode = 'C'", "3: session.a.mode: 'C' is not one of A, B"),
         ("mode = 'A'", "3: session.a.mode: a session in mode A needs a port of its own"),
@@ -228,6 +254,9 @@ def test_a_wrong_value_is_refused_with_its_line_and_key(text: str, says: str) ->
         ("allow_labels = ['a-b']", "1: allow_labels: 'a-b' is not a label name"),
         ("allow_labels = ['symbol']", "1: allow_labels: the label 'symbol' can never be allowed"),
         ("audit_interval_seconds = 0", "1: audit_interval_seconds: 0 is less than a second"),
+        ("log = 3\n[session.a]\ncommand = 'x'", "1: log: not a table"),
+        ("log = { max_bytes = '1K' }", "1: log.max_bytes: '1K' is not the size of a log"),
+        ("[session.a]\ncommand = 'x'\nlog = 3", "3: session.a.log: not a table"),
         ("exporter = 3", "1: exporter: not a table"),
         ("port = 0x" + "f" * 9999, "1: port: a huge value is not a port"),
     ],

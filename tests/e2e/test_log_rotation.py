@@ -1,4 +1,4 @@
-"""Sessions write at a rate, supervisors die, logs are rotated: every line is there exactly once.
+"""Sessions write, supervisors die, logs are rotated and removed: every line is there exactly once.
 
 The short form has one session and one death. `make logs` has four, of 10 MB/s each, through 20
 rotations of each and 5 deaths, and prints its figures.
@@ -95,3 +95,43 @@ def test_every_line_is_there_once_through_rotations_and_deaths(
         f"{SESSIONS} sessions, {lines} lines, {len(list(kept.iterdir()))} copies, {deaths} deaths: "
         f"each line once; a log took at most {highest / 2**20:.1f} MiB (bound {BOUND >> 20} MiB)"
     )
+
+
+def test_a_foreground_on_hold_and_logs_show_every_line_once_over_rotations(stack: Stack) -> None:
+    total = 3_000_000
+    # A session of the command line goes by what the file says for all.
+    (stack.cwd / "short.toml").write_text('log = { max_bytes = "128K", backups = 100 }')
+    session = f"s=sh -c '{sys.executable} {WRITER} 5e6 {total}; exec sleep 600'"
+    running = stack.popen(*("start", "--port", str(stack.port), "-f", "short.toml", "-s", session))
+    # Nobody reads what it shows: it stands still while the log is rotated away under it.
+    wait_for(lambda: len(list(stack.run_dir.glob("logs/s.log.*"))) >= 20, timeout_seconds=30)
+    assert running.stdout is not None
+    expected = [f"{number:012d}" for number in range(total // 128)]
+    seen: list[str] = []
+    for line in iter(running.stdout.readline, ""):
+        seen += [line[4:16]] if line.startswith("s | ") else []
+        if seen and seen[-1] == expected[-1]:
+            break
+    assert seen == expected
+    again = stack.run("logs", "s", "-n", str(total)).stdout.splitlines()
+    assert [line[4:16] for line in again] == expected
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=15)
+    assert running.returncode == 0, err
+
+
+def test_a_removed_log_is_found_with_what_mends_it(stack: Stack) -> None:
+    def find() -> list[tuple[str, str]]:
+        drift = stack.status()["drift"]
+        return [(f["subject"], f["hint"]) for f in drift if f["kind"] == "log-unrotatable"]
+
+    talks = "while :; do echo I am here; sleep 0.1; done"
+    stack.start("-s", f"s=sh -c '{talks}'")
+    stack.wait_for_log("s", "here")
+    (stack.run_dir / "logs" / "s.log").unlink()
+    ((subject, hint),) = wait_for(find, what="the finding")
+    assert subject == "s"
+    assert hint.startswith("`ptsup restart s` ")
+    stack.run("restart", "s")
+    stack.wait_for_log("s", "here")
+    wait_for(lambda: not find(), what="nothing to be found")
