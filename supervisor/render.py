@@ -34,7 +34,7 @@ _STYLES: Final[Mapping[str, Mapping[str, Any]]] = {
 _RED: Final[Mapping[str, Any]] = {"fg": "red"}
 _RIGHT: Final = frozenset({"PID", "UP", "RESTARTS", "CPU", "MEM", "SHARDS"})
 # The first to go where a terminal is too narrow.
-_DISPENSABLE: Final = ("SHARDS", "MEM", "CPU", "RESTARTS", "PID", "UP")
+_DISPENSABLE: Final = ("PAGE", "SHARDS", "MEM", "CPU", "RESTARTS", "PID", "UP")
 _GAP: Final = 2
 # What stands above and below the rows of sessions.
 _HEAD_LINES: Final = 8
@@ -71,10 +71,17 @@ def render_status(
     sessions, width = status["sessions"], width or _UNBOUNDED
     shown = sessions if height is None else sessions[: max(1, height - _HEAD_LINES)]
     lines = [*_render_head(status, width), ""]
-    lines += _render_sessions(shown, width) if shown else ["no sessions"]
+    lines += _render_table("SESSION", shown, width) if shown else ["no sessions"]
     if len(shown) < len(sessions):
         lines.append(click.style(f"and {len(sessions) - len(shown)} more", dim=True))
-    for session in sessions:
+    exporters = status["exporters"]
+    if exporters:
+        lines += ["", *_render_table("EXPORTER", exporters, width)]
+    for exporter in exporters:
+        if exporter["note"]:
+            text = f"{exporter['name']}: {exporter['note']}"
+            lines += [click.style(line, fg="yellow") for line in _wrap(text, width)]
+    for session in (*sessions, *exporters):
         if session.get("reason"):
             text = f"{session['name']}: {session['reason']}"
             lines += [click.style(line, fg="red") for line in _wrap(text, width)]
@@ -138,16 +145,16 @@ def _build_head(status: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "sessions", "", ", ".join(f"{count} {state}" for state, count in states.items())
 
 
-def _render_sessions(sessions: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+def _render_table(head: str, members: Sequence[Mapping[str, Any]], width: int) -> list[str]:
     """Draw the table, less the columns that do not fit; the command takes what is left over."""
-    rows = [_build_cells(session) for session in sessions]
+    rows = [_build_cells(head, member) for member in members]
     widths = {c: max(len(c), *(cell_len(row[c].text) for row in rows)) for c in rows[0]}
     commands = widths.pop("COMMAND")
-    widths["SESSION"] = min(widths["SESSION"], max(_NAME_WIDTH, width // 3))
+    widths[head] = min(widths[head], max(_NAME_WIDTH, width // 3))
     for column in _DISPENSABLE:
         if sum(widths.values()) + _GAP * len(widths) <= width:
             break
-        del widths[column]
+        widths.pop(column, None)
     left = width - sum(widths.values()) - _GAP * len(widths)
     if left >= _COMMAND_WIDTH:
         widths["COMMAND"] = min(left, commands)
@@ -161,10 +168,14 @@ def _render_sessions(sessions: Sequence[Mapping[str, Any]], width: int) -> list[
     ]
 
 
-def _build_cells(session: Mapping[str, Any]) -> dict[str, _Cell]:
+def _build_cells(head: str, session: Mapping[str, Any]) -> dict[str, _Cell]:
     lives, word = session["pid"] is not None, session["exit"]
+    if "shards" in session:
+        own = {"SHARDS": _Cell(str(session["shards"]), {})}
+    else:
+        own = {"PAGE": _Cell(_clean(f":{session['port'] or '-'}{session['path']}"), {})}
     return {
-        "SESSION": _Cell(_clean(session["name"]), {}),
+        head: _Cell(_clean(session["name"]), {}),
         "STATE": _build_state(session["state"]),
         "PID": _Cell(str(session["pid"] or "-"), {}),
         "UP": _Cell(render_seconds(session["uptime_seconds"]), {}),
@@ -172,7 +183,7 @@ def _build_cells(session: Mapping[str, Any]) -> dict[str, _Cell]:
         "EXIT": _Cell(word or "-", {} if word in {None, "0"} else _RED),
         "CPU": _Cell(f"{session['cpu_percent']:.0f}%" if lives else "-", {}),
         "MEM": _Cell(render_bytes(session["rss_bytes"]) if lives else "-", {}),
-        "SHARDS": _Cell(str(session["shards"]), {}),
+        **own,
         "COMMAND": _Cell(_clean(shlex.join(session["command"])), {}),
     }
 

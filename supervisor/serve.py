@@ -157,6 +157,7 @@ class Server:
             read_last_lines,
             {p.name: loop.run_dir.log(p.name) for p in loop.fleet.processes if _gave_up(p)},
         )
+        listens = await asyncio.to_thread(self._find_listens)
         now = time.monotonic()
         started = {p.pid: p.started_at for p in loop.fleet.processes if p.started_at is not None}
         usage = {
@@ -178,6 +179,7 @@ class Server:
             last_scrape_age_seconds=loop.prober.last_scrape_age_seconds,
             usage=usage,
             last_lines=last_lines,
+            listens=listens,
             findings=loop.list_findings(),
         )
         specs = {name: member.spec for name, member in loop.members.items()}
@@ -187,6 +189,24 @@ class Server:
         """Look at everything, and say what is not as it should be."""
         await self.loop.audit.look()
         return {"drift": build_drift(self.loop.list_findings(), time.monotonic())}
+
+    def _find_listens(self) -> dict[str, list[str]]:
+        """Find at which addresses the ports of the exporters that run are listened on."""
+        ports = {
+            name: self.loop.members[name].spec.port
+            for name, process in self.loop.fleet.exporters.items()
+            if process.state is State.RUNNING
+        }
+        if not ports:
+            return {}
+        try:
+            sockets = set(kernel.list_listening().values())
+        except OSError:
+            return {}
+        return {
+            name: sorted(host for host, listened in sockets if listened == port)
+            for name, port in ports.items()
+        }
 
     def _find_cpu_percent(
         self, pid: int, cpu_seconds: float, started_at: float, now: float

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from supervisor.rundir import RunDir
 
+_ROLES = ("sessions", "exporters")
+
 
 @click.command(
     short_help="Say what runs.",
@@ -64,10 +66,11 @@ def _read_status(run_dir: RunDir, wanted: frozenset[str]) -> tuple[dict[str, Any
 
     document, answered = read_report(run_dir)
     if wanted:
-        known = {session["name"] for session in document["sessions"]}
+        known = {each["name"] for role in _ROLES for each in document[role]}
         if missing := sorted(wanted - known):
             raise UsageError(f"no such session: {missing[0]!a}", f"there are: {', '.join(known)}")
-        document["sessions"] = [s for s in document["sessions"] if s["name"] in wanted]
+        for role in _ROLES:
+            document[role] = [each for each in document[role] if each["name"] in wanted]
     return document, 0 if answered else SupervisorDeadError.exit_code
 
 

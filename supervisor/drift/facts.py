@@ -22,10 +22,14 @@ FileId = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionPlan:
-    """How one session was to run. `shares` is false for one with a metrics server of its own."""
+    """How one session was to run. `shares` is false for one with a metrics server of its own.
+
+    `ports` are those that the configuration waits for it to listen on.
+    """
 
     variables: Mapping[str, str] = field(default_factory=dict)
     shares: bool = True
+    ports: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from supervisor.drift import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from supervisor.drift.facts import Environment, Plan, SessionPlan, Snapshot
+    from supervisor.drift.facts import Environment, Listening, Plan, SessionPlan, Snapshot
 
 
 def find_missing_shard(plan: Plan, snapshot: Snapshot) -> Iterator[Finding]:
@@ -111,7 +111,7 @@ def find_session_listens(plan: Plan, snapshot: Snapshot) -> Iterator[Finding]:
     """Find sessions that listen where none should: on any port, or on that of the metrics."""
     for socket in snapshot.listening:
         metrics = socket.port == plan.port
-        if not socket.session or not (metrics or _shares(plan, socket.session)):
+        if not socket.session or not (metrics or _is_unplanned(plan, socket)):
             continue
         yield Finding(
             kind=SESSION_LISTENS,
@@ -124,6 +124,12 @@ def find_session_listens(plan: Plan, snapshot: Snapshot) -> Iterator[Finding]:
             f" then `ptsup restart {socket.session}`",
             since=snapshot.now,
         )
+
+
+def _is_unplanned(plan: Plan, socket: Listening) -> bool:
+    planned = plan.sessions.get(socket.session)
+    awaited = planned is not None and socket.port in planned.ports
+    return _shares(plan, socket.session) and not awaited
 
 
 def find_label_violation(_plan: Plan, snapshot: Snapshot) -> Iterator[Finding]:
