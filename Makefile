@@ -60,7 +60,7 @@ bench: $(STAMP)
 
 # 100,000 damaged shards and 50,000 control messages, in place of the thousands of `make test`.
 fuzz: $(STAMP)
-	@PTSUP_FUZZ_CONTROL=50000 PTSUP_FUZZ_SHARDS=100000 $(BIN)/python -m pytest -q -n 2 -rP tests/fuzz
+	@PTSUP_FUZZ_CONTROL=50000 PTSUP_FUZZ_TOML=50000 PTSUP_FUZZ_SHARDS=100000 $(BIN)/python -m pytest -q -n 2 -rP tests/fuzz
 
 # 10,000 generated directories, in place of some hundreds.
 equality: $(STAMP)

@@ -32,6 +32,7 @@ supervisor.config.order   pure   errors
 supervisor.config.toml    pure   config config.dotenv config.keys config.order config.values
                                  errors
 supervisor.config.flags   pure   config config.values errors
+supervisor.config.example  pure
 supervisor.config.diff    pure   config.keys
 supervisor.config.documents  pure  config config.keys config.values errors
 supervisor.gates          pure   gates.gate gates.names gates.refusal
@@ -93,7 +94,8 @@ supervisor.look.everything  shell  config.toml look.directory look.processes loo
                                  look.values
 supervisor.look.snapshot  shell  drift.facts look.health
 supervisor.audit          shell  drift drift.facts drift.find look.everything look.snapshot watch
-supervisor.crew           shell  adoptee drift.facts environ look.processes
+supervisor.crew           shell  adoptee config config.values drift.facts environ look.processes
+                                 telemetry.mode
 supervisor.readiness      shell  config.values events probe
 supervisor.confine        shell
 supervisor.config_file    shell  config.toml errors
@@ -147,7 +149,7 @@ supervisor.cli.stop       shell  cli.options client config control errors foregr
 supervisor.cli.status     shell  cli.options client errors render report
 supervisor.cli.drift      shell  cli.options client control drift errors render
 supervisor.cli.logs       shell  cli.options config errors follow
-supervisor.cli.init       shell  cli.options config config.flags errors units
+supervisor.cli.init       shell  cli.options config config.example config.flags errors units
 supervisor.cli.scrape_config  shell  cli.options config.flags errors report scrape_config
 supervisor.verify         pure
 supervisor.verify.snapshot  pure
