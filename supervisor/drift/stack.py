@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from supervisor.config import METRICSD
 from supervisor.drift import (
     CONFIG_CHANGED,
     LISTENER_LOST,
@@ -21,7 +22,7 @@ from supervisor.drift.facts import Obstacle
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from supervisor.drift.facts import Plan, Snapshot
+    from supervisor.drift.facts import Plan, Snapshot, Unrotatable
 
 # What to do about a log that cannot be cut.
 _OBSTACLE_HINTS: Final = {
@@ -29,8 +30,6 @@ _OBSTACLE_HINTS: Final = {
     " with --run-dir, or have the sessions write less",
     Obstacle.NO_SPACE: "make room on its file system, a copy's worth at least; ptsup tries again"
     " every few seconds",
-    Obstacle.REMOVED: "`ptsup restart {name}` gives it a new one; a log need not be removed,"
-    " ptsup keeps it short",
     Obstacle.OTHER: "mend that; ptsup tries again every few seconds",
 }
 
@@ -98,6 +97,15 @@ def find_config_changed(_plan: Plan, snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
+def _find_hint(log: Unrotatable) -> str:
+    if log.obstacle is not Obstacle.REMOVED:
+        return _OBSTACLE_HINTS[log.obstacle]
+    how = f"`ptsup restart {log.name}` gives it a new one"
+    if log.name == METRICSD:
+        how = "end its process (`ptsup status` shows the pid): ptsup starts it anew, with a new one"
+    return f"{how}; a log need not be removed, ptsup keeps it short"
+
+
 def find_log_unrotatable(_plan: Plan, snapshot: Snapshot) -> Iterator[Finding]:
     """Find logs that grow without bound."""
     for log in snapshot.unrotatable:
@@ -106,6 +114,6 @@ def find_log_unrotatable(_plan: Plan, snapshot: Snapshot) -> Iterator[Finding]:
             subject=log.name,
             expected=f"{log.path} can be rotated",
             actual=log.reason,
-            hint=_OBSTACLE_HINTS[log.obstacle].format(name=log.name),
+            hint=_find_hint(log),
             since=log.at,
         )

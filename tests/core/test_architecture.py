@@ -51,7 +51,7 @@ supervisor.drift          pure
 supervisor.drift.facts    pure
 supervisor.drift.directory  pure   drift
 supervisor.drift.sessions   pure   drift
-supervisor.drift.stack      pure   drift drift.facts
+supervisor.drift.stack      pure   config drift drift.facts
 supervisor.drift.find       pure   drift drift.directory drift.sessions drift.stack
 supervisor.status         pure   config config.keys drift fleet lifecycle telemetry.masking
                                  telemetry.mode

@@ -139,14 +139,15 @@ CAUSES: Final[list[tuple[Snapshot, str, str, str]]] = [
     ),
     *(
         (
-            replace(GOOD, unrotatable=(Unrotatable("paper", "/r/p.log", obstacle, "so", NOW - 1),)),
-            *("log-unrotatable", "paper", word),
+            replace(GOOD, unrotatable=(Unrotatable(name, "/r/p.log", obstacle, "so", NOW - 1),)),
+            *("log-unrotatable", name, word),
         )
-        for obstacle, word in (
-            (Obstacle.NO_HOLES, "--run-dir"),
-            (Obstacle.NO_SPACE, "make room"),
-            (Obstacle.REMOVED, "ptsup restart paper"),
-            (Obstacle.OTHER, "mend that"),
+        for name, obstacle, word in (
+            ("logs", Obstacle.NO_HOLES, "--run-dir"),
+            ("paper", Obstacle.NO_SPACE, "make room"),
+            ("paper", Obstacle.REMOVED, "ptsup restart paper"),
+            ("metricsd", Obstacle.REMOVED, "end its process"),
+            ("paper", Obstacle.OTHER, "mend that"),
         )
     ),
 ]
