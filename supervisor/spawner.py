@@ -17,7 +17,7 @@ import supervisor
 from supervisor import kernel, spawn
 from supervisor.admission import check_complete, check_gates
 from supervisor.children import Children, Origin
-from supervisor.config import METRICSD
+from supervisor.config import METRICSD, RUN_DIR_VARIABLE, Role
 from supervisor.environ import build_metricsd_environment
 from supervisor.errors import GateError, UsageError
 from supervisor.events import Spawned, SpawnFailed
@@ -91,11 +91,15 @@ class Spawner:
     ) -> Child:
         check_complete(member)
         check_gates(member.spec, member.inherited, self.config.denied)
+        environment = member.build_environment(self.config.multiproc_dir, nonce)
+        if member.spec.role is Role.EXPORTER and RUN_DIR_VARIABLE not in member.spec.env:
+            # The page, say, is to show the supervisor that started it.
+            environment[RUN_DIR_VARIABLE] = str(self.run_dir.path)
         return spawn.spawn(
             member.spec.name,
             incarnation,
             member.spec.command,
-            environment=member.build_environment(self.config.multiproc_dir, nonce),
+            environment=environment,
             cwd=member.spec.cwd,
             log=self.run_dir.log(member.spec.name),
             pass_fds=locks,

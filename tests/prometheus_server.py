@@ -71,12 +71,14 @@ class Prometheus:
 
 
 @contextmanager
-def running_prometheus(cwd: Path, scrape_configs: str) -> Iterator[Prometheus]:
+def running_prometheus(
+    cwd: Path, scrape_configs: str, port: int | None = None
+) -> Iterator[Prometheus]:
     """Run one that scrapes every second, from its readiness to the end of the block."""
     config = cwd / "prometheus.yml"
     config.write_text(f"{EVERY_SECOND}{scrape_configs}")
     subprocess.run(["promtool", "check", "config", str(config)], check=True, capture_output=True)
-    port = find_free_port()
+    port = port or find_free_port()
     with (cwd / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(
             [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,9 +22,9 @@ def test_the_full_stack_is_up_in_prometheus_and_a_killed_exporter_is_named(stack
     examples.mkdir()
     for name in ("shadow_session.py", "data"):
         (examples / name).symlink_to(ROOT / "examples" / name)
-    ai_port = find_free_port()
+    ai_port, web_port = find_free_port(), find_free_port()
     text = (ROOT / "examples" / "full_stack.toml").read_text()
-    for asked, given in (("9111", stack.port), ("9110", ai_port)):
+    for asked, given in (("9111", stack.port), ("9110", ai_port), ("8000", web_port)):
         text = text.replace(f"port = {asked}", f"port = {given}")
         text = text.replace(f'"{asked}"', f'"{given}"')
     (examples / "full_stack.toml").write_text(text)
@@ -42,8 +43,11 @@ def test_the_full_stack_is_up_in_prometheus_and_a_killed_exporter_is_named(stack
     printed = stack.run("scrape-config", "--host", "127.0.0.1").stdout
     assert "job_name: peak_trade_ai_live\n" in printed
     with running_prometheus(stack.cwd, printed) as prometheus:
-        both = {"peak_trade_metricsd": "up", "peak_trade_ai_live": "up"}
-        wait_for(lambda: prometheus.health() == both, timeout_seconds=30)
+        every = dict.fromkeys(("peak_trade_metricsd", "peak_trade_ai_live", "peak_trade_web"), "up")
+        wait_for(lambda: prometheus.health() == every, timeout_seconds=30)
+        with urllib.request.urlopen(f"http://127.0.0.1:{web_port}/events", timeout=10) as events:
+            sent = next(line for line in events if line.startswith(b'data: {"public"'))
+        assert b'"momentum"' in sent
         assert prometheus.value("sum(peaktrade_ai_decisions_total)") == 5
         verify = ("verify", "--prometheus", prometheus.url, "--window", "1")
         verified = stack.run(*verify).stdout
@@ -53,7 +57,7 @@ def test_the_full_stack_is_up_in_prometheus_and_a_killed_exporter_is_named(stack
         stack.run("stop", "ai_live", "--timeout", "5")
         wait_for(lambda: prometheus.health()["peak_trade_ai_live"] == "down", timeout_seconds=20)
         failed = stack.run(*verify, code=5).stdout
-        assert "FAIL|targets|1 of 2 targets DOWN; peak_trade_ai_live 127.0.0.1:" in failed
+        assert "FAIL|targets|1 of 3 targets DOWN; peak_trade_ai_live 127.0.0.1:" in failed
 
 
 def test_before_anything_runs_the_jobs_are_those_of_the_file(stack: Stack) -> None:
