@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 from supervisor import kernel
 from supervisor.adoption import Former
 from supervisor.client import build_silence, find_absence, lock_or_find
-from supervisor.config import METRICSD, METRICSD_POLICY, SESSION_NAME, SUPERVISOR, Policy
+from supervisor.config import EXPORTER_POLICY, METRICSD, SESSION_NAME, SUPERVISOR, Policy, Role
+from supervisor.config.keys import read_settings
 from supervisor.errors import SupervisorDeadError
 from supervisor.status import build_dead_status
 from telemetry.clearing import clear_and_say
@@ -211,11 +212,16 @@ def stop_orphans(
         if former.lives:  # whose pid nobody came to write down is found by its lock, once
             found = {"pid": former.pid, "identity": former.identity}
             states[former.name] = {**states[former.name], **found}
-    sessions = {name: state for name, state in states.items() if name != METRICSD}
-    metricsd = {name: state for name, state in states.items() if name == METRICSD}
-    session_timeout = Policy().stop_timeout_seconds if timeout_seconds is None else timeout_seconds
-    yield from _stop_survivors(sessions, session_timeout)
-    yield from _stop_survivors(metricsd, METRICSD_POLICY.stop_timeout_seconds)
+    last = {
+        name: state
+        for name, state in states.items()
+        if name == METRICSD or state.get("role") == Role.EXPORTER
+    }
+    sessions = {name: state for name, state in states.items() if name not in last}
+    if timeout_seconds is None:
+        timeout_seconds = max(map(_find_stop_timeout_seconds, sessions.values()), default=0.0)
+    yield from _stop_survivors(sessions, timeout_seconds)
+    yield from _stop_survivors(last, EXPORTER_POLICY.stop_timeout_seconds)
     directory = states.get(SUPERVISOR, {}).get("multiproc_dir")
     if isinstance(directory, str) and not keep_shards:
         yield from _clear(Path(directory))
@@ -239,7 +245,9 @@ def _stop_survivors(
     """TERM whoever lives of these, wait, KILL whoever is left, until nobody is."""
     left = find_survivors(states)
     for number, limit_seconds in ((signal.SIGTERM, timeout_seconds), (signal.SIGKILL, 10.0)):
-        _signal(left, number)
+        for name, pids in left.items():
+            asks = number is signal.SIGTERM
+            _signal({name: pids}, _find_stop_signal(states[name]) if asks else number)
         deadline = time.monotonic() + limit_seconds
         while left and time.monotonic() < deadline:
             time.sleep(_LOOK_SECONDS)
@@ -250,6 +258,18 @@ def _stop_survivors(
                 _signal(left, number)  # it may have forked while it was dying
     for name, pids in left.items():
         yield f"{name} (pid {', '.join(map(str, sorted(pids)))}) does not die of KILL"
+
+
+def _find_stop_timeout_seconds(state: Mapping[str, Any]) -> float:
+    """Find how long this one may take to end, as it was configured."""
+    settings = read_settings(state.get("settings", {}))
+    return float(settings.get("stop_timeout_seconds", Policy().stop_timeout_seconds))
+
+
+def _find_stop_signal(state: Mapping[str, Any]) -> int:
+    """Find the signal that asks this one to end, as it was configured."""
+    settings = read_settings(state.get("settings", {}))
+    return signal.Signals[f"SIG{settings.get('stop_signal', 'TERM')}"]
 
 
 def _signal(survivors: Mapping[str, Mapping[int, str]], number: int) -> None:

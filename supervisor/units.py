@@ -52,6 +52,7 @@ StartLimitIntervalSec=0
 # Ready when metricsd answers and every session has been spawned.
 Type=notify
 ExecStart={_quote(unit.program)} start --run-dir {_quote(unit.run_dir)}
+ExecReload={_quote(unit.program)} reload --run-dir {_quote(unit.run_dir)}
 WorkingDirectory={unit.cwd.replace("%", "%%")}
 # A crash of the supervisor ends no session: the next one adopts them.
 KillMode=process

@@ -115,7 +115,7 @@ supervisor.reload         shell  admission config config.diff config.values conf
 supervisor.serve          shell  supervisor admission config.documents config.order config.values
                                  control drift errors events fleet kernel lifecycle logs
                                  observe reload status
-supervisor.orphans        shell  adoption client config errors kernel observe status
+supervisor.orphans        shell  adoption client config config.keys errors kernel observe status
                                  telemetry.clearing
 supervisor.takeover       shell  admission adoption client config drift.facts errors gates kernel
                                  lifecycle observe orphans port telemetry.masking telemetry.mode

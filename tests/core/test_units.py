@@ -33,6 +33,9 @@ def test_the_systemd_unit_lets_a_crash_adopt() -> None:
     service = dict(parser["Service"])
     assert service == {
         "Type": "notify",
+        "ExecReload": (
+            '"/opt/my venv/bin/ptsup" reload --run-dir "/srv/a \\"b\\"/$$HOME/100%%/run"'
+        ),
         "ExecStart": ('"/opt/my venv/bin/ptsup" start --run-dir "/srv/a \\"b\\"/$$HOME/100%%/run"'),
         "WorkingDirectory": "/srv/100%%",
         "KillMode": "process",

@@ -199,7 +199,7 @@ def test_what_an_adopted_leader_leaves_is_gone_before_its_next_incarnation(stack
     stack.start("-s", f"e={child('escapes', '--deaf')}", "--restart", "always")
     escaped = int(stack.wait_for_log("e", "escaped").split()[-1])
     before = find_pids(kill_supervisor(stack))
-    change_state(stack, "e", settings={"stop_timeout_seconds": 1})
+    change_state(stack, "e", settings={"restart": "always", "stop_timeout_seconds": 1})
     stack.run("start", "-d")
     kill(before["e"])
     wait_for(lambda: stack.session("e")["incarnation"] == 2, what="the restart")

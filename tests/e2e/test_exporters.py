@@ -194,3 +194,28 @@ def test_limits_hold_from_the_first_instruction_on_and_signals_are_as_ever(stack
     assert "(64, 64) (1048576, 1048576)" in log
     assert stack.wait_for_state("gone", "exited")["exit"] == "127"
     assert "cannot start './gone.sh'" in stack.read_log("gone")
+
+
+def test_what_a_dead_supervisor_left_is_asked_to_end_by_its_own_signal(stack: Stack) -> None:
+    program = (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "signal.signal(signal.SIGUSR1, lambda *_: sys.exit(print('asked', flush=True))); "
+        "print('deaf', flush=True); time.sleep(600)"
+    )
+    file = write(
+        stack,
+        f'[session.a]\ncommand = ["{sys.executable}", "-c", "{program}"]\n'
+        'stop_signal = "USR1"\nstop_timeout_seconds = 20\n',
+    )
+    stack.start("-f", str(file))
+    stack.wait_for_log("a", "deaf")
+    supervisor = stack.status()["supervisor"]["pid"]
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for(lambda: is_gone(supervisor))
+    stack.run("stop")
+    stack.wait_for_log("a", "asked")
+    # And by a living one, too.
+    stack.start("-f", str(file))
+    wait_for(lambda: stack.read_log("a").count("deaf") == 2)
+    stack.run("stop", "a")
+    wait_for(lambda: stack.read_log("a").count("asked") == 2)
