@@ -16,7 +16,7 @@ EXAMPLE: Final = """\
 # multiproc_dir = ".ops_local/prom_multiproc"
 # allow_labels = ["desk"]                       # labels the page may carry besides its own
 # audit_interval_seconds = 15
-# log = { max_bytes = "16M", backups = 5 }      # of metricsd and ptsup itself
+# log = { max_bytes = "16M", backups = 5 }      # of all that say nothing else
 
 # [gates]
 # deny = ["ACME_LIVE", "ACME_GO*"]              # refused besides what ptsup refuses anyway
