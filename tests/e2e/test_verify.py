@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from grafana_server import Grafana
     from prometheus_server import Prometheus
 
-pytestmark = pytest.mark.needs_prometheus
+# One rig for all, in one worker.
+pytestmark = [pytest.mark.needs_prometheus, pytest.mark.xdist_group("verify")]
 
 AI_JOB = "peak_trade_ai_live"
 # Registers, counts once, and then only waits.

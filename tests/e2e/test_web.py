@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from stack import Stack
 
+# One browser for all, in one worker.
+pytestmark = pytest.mark.xdist_group("chromium")
+
 MARKUP = "<img src=x onerror=document.title='owned'>"
 SIZES: list[tuple[str, ViewportSize]] = [
     ("light", {"width": 1200, "height": 900}),
