@@ -97,16 +97,12 @@ class Follow:
                 self._footer = footer
 
     def _show(self, name: str, line: bytes) -> None:
-        """Show a line: harmless text on a terminal, and else the very bytes."""
+        """Show a line as harmless text: what reads our output may be a pager on a terminal."""
         self._clear_footer()
         names = list(self._followers)
         width, number = max(map(len, names)), names.index(name)
-        prefix = f"{name:<{width}} |"
-        if sys.stdout.isatty():
-            prefix = click.style(prefix, fg=_COLOURS[number % len(_COLOURS)])
-            click.echo(f"{prefix} {render_line(line)}", color=_find_colour())
-        else:
-            click.echo(b"%s %s" % (prefix.encode(), line))
+        prefix = click.style(f"{name:<{width}} |", fg=_COLOURS[number % len(_COLOURS)])
+        click.echo(f"{prefix} {render_line(line)}", color=_find_colour())
 
     def _clear_footer(self) -> None:
         if self._footer:

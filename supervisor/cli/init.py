@@ -43,6 +43,10 @@ def init(systemd: bool, launchd: bool, run_dir: RunDir) -> int:
         _write_example(Path.cwd() / DEFAULT_FILE)
         click.echo(f"ptsup: wrote {DEFAULT_FILE}; put your command in, then `ptsup start`")
         return 0
+    if not str(run_dir.path).isprintable() or not str(Path.cwd()).isprintable():
+        raise UsageError(
+            "cannot write a unit: a path holds control characters", "rename that directory"
+        )
     unit = Unit(
         program=str(Path(sys.argv[0]).absolute()),
         cwd=str(Path.cwd()),

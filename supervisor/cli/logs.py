@@ -40,8 +40,8 @@ def logs(names: tuple[str, ...], follow: bool, lines: int, run_dir: RunDir) -> i
     """Show the output of sessions; `metricsd` and `supervisor` have logs too.
 
     Without names: of every session there is, or (when nothing runs) was. What was rotated away
-    is read too. A terminal is shown control characters as text; a pipe or a file gets every byte
-    as it was written.
+    is read too. Control characters are shown as text, wherever it goes; the very bytes are in the
+    files themselves.
     """
     from supervisor.follow import Follow
 

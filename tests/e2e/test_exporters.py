@@ -72,7 +72,8 @@ def test_a_companion_is_up_with_the_stack_and_none_of_its_metrics_become_shards(
     assert "PEAKTRADE_METRICS_MODE" not in page
     assert stack.shards == []
     assert "companion" not in stack.scrape()
-    assert {name: value for (name, _), value in stack.samples().items()}["ptsup_session_up"] == 1
+    session_up = ("ptsup_session_up", (("session", "a"),))
+    wait_for(lambda: stack.samples().get(session_up) == 1, what="the session on the page")
     found = find(stack, "ai")
     assert (found["state"], found["port"], found["path"]) == ("running", port, "/metrics")
     assert (found["listens"], found["note"]) == (["0.0.0.0"], "")
