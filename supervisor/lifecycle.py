@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 
-from supervisor.config import Policy, RestartWhen, Role
+from supervisor.config import METRICSD, Policy, RestartWhen, Role
 from supervisor.events import (
     Action,
     Adopted,
@@ -211,7 +211,9 @@ def _adopt(process: Process, event: Adopted, now: float) -> Decision:
         return _term(asked, process.policy.stop_timeout_seconds, now)
     timeout = find_start_timeout_seconds(process)
     up = replace(after, ending=None)
-    if timeout is not None:
+    # Of those that were ready, metricsd alone has to show it again: it may hang, and is restarted.
+    shows = process.name == METRICSD or process.ready_at is None
+    if timeout is not None and shows:
         return replace(up, state=State.STARTING, ready_at=None, deadline=now + timeout), ()
     ready_at = started_at if process.ready_at is None else process.ready_at
     return replace(up, state=State.RUNNING, ready_at=ready_at), ()

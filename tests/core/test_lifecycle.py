@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from core.draw_lifecycle import PAGE, put_diagram, render_diagram
 from core.plays import Kernel, parse_event, render_action
 from supervisor import lifecycle
-from supervisor.config import METRICSD_POLICY, Policy, RestartWhen
+from supervisor.config import METRICSD, METRICSD_POLICY, Policy, RestartWhen
 from supervisor.events import (
     Action,
     ChildEvent,
@@ -106,6 +106,10 @@ CASES: Final = {
     "former:slow": replace(_NONE, policy=ALWAYS, started_at=980, ready_at=995),
     "former:last-try": replace(_NONE, policy=ALWAYS, started_at=980, ready_at=995, failed_at=THREE),
     "former:for-ever": replace(_NONE, policy=FOR_EVER, started_at=980, ready_at=985),
+    "former:for-ever:unready": replace(_NONE, policy=FOR_EVER, started_at=980),
+    "former:for-ever:metricsd": replace(
+        _NONE, name=METRICSD, policy=FOR_EVER, started_at=980, ready_at=985
+    ),
     "former:restarting": replace(_NONE, ending=Ending.ASKED, started_at=980, ready_at=985),
     "former:stopping": replace(
         _NONE, target=Target.DOWN, ending=Ending.ASKED, started_at=980, ready_at=985
@@ -188,18 +192,20 @@ stopped                lost                   exited   down -      -          en
 waiting                adopted                running  up   -      -          pid=8 started=now ready=now
 waiting                lost                   exited   up   -      -          started=now ended=now
 former,former:[!f]*    start,restart          starting up   -      SPAWN      fresh failures=0 failed=-
-former:for-ever        start,restart          starting up   +4     SPAWN      fresh failures=0 failed=-
+former:for-ever*       start,restart          starting up   +4     SPAWN      fresh failures=0 failed=-
 former*                stop*,kill             stopped  down -      -
 former,former:[al]*    adopted                running  up   -      -          pid=8
 former:slow            adopted                running  up   -      -          pid=8
-former:for-ever        adopted                starting up   +4     -          pid=8 ready=-
+former:for-ever        adopted                running  up   -      -          pid=8
+former:for-ever:*      adopted                starting up   +4     -          pid=8 ready=-
 former:restarting      adopted                stopping up   +5     TERM       pid=8
 former:stopping        adopted                stopping down +5     TERM       pid=8
 former                 lost                   exited   up   -      -          ended=now
 former:always          lost                   starting up   -      SPAWN      fresh failures=0 failed=one
 former:slow            lost                   backoff  up   +1.316 -          ended=now failures=3 failed=one
 former:last-try        lost                   fatal    up   -      -          ended=now failed=four reason=failed_4_times_within_30_s
-former:for-ever        lost                   starting up   +4     SPAWN      fresh failures=0 failed=-
+former:for-ever:unready lost                  backoff  up   +1.316 -          ended=now failures=3
+former:for-ever,former:*:metricsd lost        starting up   +4     SPAWN      fresh failures=0 failed=-
 former:restarting      lost                   starting up   -      SPAWN      fresh
 former:stopping        lost                   stopped  down -      -          ending=- ended=now
 exited                 start,restart          starting up   -      SPAWN      fresh failures=0 failed=-

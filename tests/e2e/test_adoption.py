@@ -86,6 +86,24 @@ def test_what_it_is_given_is_added_and_who_runs_already_is_not_started_twice(sta
     assert psutil.Process(stack.session("b")["pid"]).cmdline() == ["sleep", "602"]
 
 
+def test_one_that_was_ready_goes_on_though_it_does_not_answer_again(stack: Stack) -> None:
+    port, file = find_free_port(), stack.cwd / "ptsup.toml"
+    program = (  # it answers one question, and then none: busy, say
+        f"import socket, time; s = socket.create_server(('127.0.0.1', {port})); "
+        "s.accept(); s.close(); time.sleep(600)"
+    )
+    file.write_text(
+        f'[session.a]\ncommand = ["{sys.executable}", "-c", "{program}"]\n'
+        f"ready = {{ port = {port}, timeout_seconds = 2 }}\n"
+    )
+    stack.start("-f", str(file))
+    stack.wait_for_state("a", "running")
+    before = find_pids(kill_supervisor(stack))
+    stack.start("-f", str(file))
+    assert stack.session("a")["state"] == "running"
+    assert find_pids(stack.status()) == before
+
+
 def test_a_crash_after_a_crash_changes_nothing(stack: Stack) -> None:
     stack.start("-s", "c=sleep 600", "-s", "a=sleep 600")
     stack.start("-s", "b=sleep 600")
