@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from supervisor.cli.options import PORT, read_config, run_dir_option, say_sessions
-from supervisor.config import Config, RestartWhen
+from supervisor.config import Config, RestartWhen, Role
 from supervisor.config.flags import Flags
 from supervisor.errors import UsageError
 
@@ -138,7 +138,12 @@ def _hand_over(config: Config, run_dir: RunDir, *, exit_when_done: bool, detach:
     code = say_sessions(sessions, failing={"fatal"})
     if detach or code:
         return code
-    ended = foreground.attend(run_dir, [session["name"] for session in sessions])
+    exporters = {spec.name for spec in config.members if spec.role is Role.EXPORTER}
+    names = [session["name"] for session in sessions if session["name"] not in exporters]
+    if not names:  # an exporter runs for ever: there is nobody to be waited for
+        return 0
+    ended = foreground.attend(run_dir, names)
     say_sessions(ended, failing=set())
-    failed = [s for s in ended if s["state"] == "fatal" or s["returncode"] not in {0, None}]
+    good = {spec.name: {*spec.policy.success_exit_codes, None} for spec in config.members}
+    failed = [s for s in ended if s["state"] == "fatal" or s["returncode"] not in good[s["name"]]]
     return 1 if exit_when_done and failed else 0

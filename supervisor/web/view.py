@@ -29,8 +29,15 @@ _PUBLIC: Final[Mapping[str, frozenset[str]]] = {
         }
     ),
     "exporters": frozenset({"name", "state", "port", "restarts", "uptime_seconds", "exit"}),
-    "drift": frozenset({"kind", "subject", "hint", "since_seconds"}),
+    "drift": frozenset({"kind", "hint", "since_seconds"}),
 }
+# Findings whose subject is a session or a pid; that of others may be a path or a command.
+_PUBLIC_SUBJECTS: Final = frozenset(
+    {
+        *("missing-shard", "unlinked-shard", "stale-values", "env-mismatch", "session-listens"),
+        *("orphan-shard", "foreign-shard", "metricsd-unhealthy", "log-unrotatable"),
+    }
+)
 
 
 def build_view(
@@ -74,6 +81,8 @@ def build_public(document: Mapping[str, Any]) -> dict[str, Any]:
     for session, whole in zip(shown["sessions"], document["sessions"], strict=True):
         # The program's name, and none of its arguments.
         session["command"] = [PurePath(word).name for word in whole.get("command", [])[:1]]
+    for found, whole in zip(shown["drift"], document["drift"], strict=True):
+        found["subject"] = whole["subject"] if whole["kind"] in _PUBLIC_SUBJECTS else ""
     return shown
 
 

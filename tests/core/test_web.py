@@ -127,7 +127,9 @@ DOCUMENT = {
     ],
     "exporters": [{"name": "ai_live", "state": "running", "command": ["secret"]}],
     "drift": [
-        {"kind": "env-mismatch", "subject": "paper", "expected": "secret", "actual": "secret"}
+        {"kind": "env-mismatch", "subject": "paper", "expected": "secret", "actual": "secret"},
+        {"kind": "directory-missing", "subject": "/secret", "expected": "…", "actual": "…"},
+        {"kind": "label-violation", "subject": "a of pid 1 (secret)", "expected": "", "actual": ""},
     ],
 }
 
@@ -136,7 +138,11 @@ def test_a_public_page_is_sent_no_argument_no_path_and_no_words_of_a_log() -> No
     shown = build_public(DOCUMENT)
     assert "secret" not in json.dumps(shown)
     assert shown["sessions"] == [{"name": "paper", "state": "fatal", "command": ["python"]}]
-    assert shown["drift"] == [{"kind": "env-mismatch", "subject": "paper"}]
+    assert shown["drift"] == [
+        {"kind": "env-mismatch", "subject": "paper"},
+        {"kind": "directory-missing", "subject": ""},
+        {"kind": "label-violation", "subject": ""},
+    ]
 
 
 def test_the_operators_own_page_is_sent_the_whole_document() -> None:

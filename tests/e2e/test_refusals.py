@@ -181,6 +181,13 @@ def test_exit_when_done_counts_for_a_hand_over_too(stack: Stack) -> None:
     stack.start("-s", "a=sleep 600")
     stack.run("start", "--exit-when-done", "-s", "good=true")
     stack.run("start", "--exit-when-done", "-s", "bad=sh -c 'exit 3'", code=1)
+    # As its own supervisor would judge it, and without waiting for what never ends.
+    (stack.cwd / "more.toml").write_text(
+        "[session.three]\ncommand = \"sh -c 'exit 3'\"\nsuccess_exit_codes = [0, 3]\n"
+        f"[exporter.page]\nport = {find_free_port()}\n"
+        "command = 'sh -c \"sleep 600\"'\n"
+    )
+    stack.run("start", "--exit-when-done", "-f", "more.toml")
     assert stack.session("a")["state"] == "running"
 
 

@@ -88,7 +88,7 @@ function showDrift(findings) {
   byId("no-drift").hidden = findings.length > 0;
   list.replaceChildren(...findings.map((finding) => {
     const item = make("li");
-    item.append(make("strong", `${finding.kind}: ${finding.subject}`));
+    item.append(make("strong", finding.subject ? `${finding.kind}: ${finding.subject}` : finding.kind));
     if (finding.actual !== undefined) {
       item.append(make("p", `expected: ${finding.expected}`), make("p", `actual: ${finding.actual}`));
     }
