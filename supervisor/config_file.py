@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from supervisor.config.toml import FileConfig, Unreadable, find_env_files, parse_toml
@@ -18,15 +19,17 @@ _LIMIT_BYTES: Final = 16 << 20
 def read_config_file(path: Path, *, again: bool = False) -> FileConfig:
     """Read and check the file (absolute); raises UsageError with its line and key.
 
-    A pipe can be read once: `again` refuses it.
+    A pipe can be read once: `again` refuses it, and afterwards there is no file to go back to.
     """
     try:
-        if again and not stat.S_ISREG(path.stat().st_mode):
+        regular = stat.S_ISREG(path.stat().st_mode)
+        if again and not regular:
             raise UsageError(f"cannot read {path}: not a regular file")
         text = _read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {_find_reason(error)}") from None
-    return parse_toml(text, path, {each: _read_env(each) for each in find_env_files(text, path)})
+    found = parse_toml(text, path, {each: _read_env(each) for each in find_env_files(text, path)})
+    return found if regular else replace(found, path=None)
 
 
 def _find_reason(error: OSError | UnicodeDecodeError) -> str:

@@ -5,6 +5,7 @@ For one thread at a time. What the supervisor knows by itself is not looked for 
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -119,6 +120,8 @@ def find_config_change(file: ConfigFile | None) -> str:
     if file is None:
         return ""
     try:
+        if not stat.S_ISREG(file.path.stat().st_mode):  # a FIFO would hold us up
+            return "it is no regular file any more"
         data = file.path.read_bytes()
     except OSError as error:
         return f"it cannot be read: {error.strerror}"

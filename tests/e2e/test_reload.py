@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from stack import child, find_free_port, is_gone
+from stack import BIN, child, find_free_port, is_gone
 from waiting import wait_for
 
 if TYPE_CHECKING:
@@ -205,3 +206,24 @@ def test_an_exporter_is_reloaded_like_a_session(stack: Stack, file: Path) -> Non
     file.write_text(session("a"))
     assert "removed    e" in stack.run("reload").stdout
     assert stack.status()["exporters"] == []
+
+
+def test_a_file_that_came_through_a_pipe_is_not_gone_back_to(stack: Stack) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"[session.a]\ncommand = 'sleep 600'\n")
+    os.close(writer)
+    command = [
+        str(BIN / "ptsup"),
+        "start",
+        "-d",
+        "--port",
+        str(stack.port),
+        "-f",
+        f"/dev/fd/{reader}",
+    ]
+    subprocess.run(
+        command, cwd=stack.cwd, env=stack.env, pass_fds=(reader,), check=True, capture_output=True
+    )
+    os.close(reader)
+    assert stack.run("drift").stdout.startswith("nothing")
+    assert "started without a file" in stack.run("reload", code=2).stderr
