@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from supervisor.config import SUPERVISOR
 from supervisor.errors import PtsupError
+from supervisor.probe import find_probe_host
 from supervisor.report import read_report
 from supervisor.web.history import LastSignal, Sample, Series, build_charts, find_signals
 from supervisor.web.view import build_view, render_event
@@ -39,7 +40,6 @@ _ANSWER_SECONDS: Final = 4.0
 _STRATEGIES_SECONDS: Final = 10.0
 # A silent connection may be dropped on its way; a comment keeps it.
 _BEAT_SECONDS: Final = 15.0
-_ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
 @dataclass(slots=True, kw_only=True)
@@ -156,7 +156,7 @@ class Watch:
         host, port = own.get("host"), own.get("port")
         if not isinstance(host, str) or not isinstance(port, int):
             return Sample(time.monotonic(), None)
-        address = render_address(_ANY_ADDRESS.get(host, host), port)
+        address = render_address(find_probe_host(host), port)
         try:
             values = read_page(f"http://{address}/metrics")
         except (OSError, ValueError):  # a refusal, a time-out; an answer that is no page

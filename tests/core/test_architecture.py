@@ -172,7 +172,7 @@ supervisor.web            pure
 supervisor.web.guard      pure
 supervisor.web.history    pure
 supervisor.web.view       pure   web.history
-supervisor.web.watch      shell  config errors report web.history web.view telemetry.mode
+supervisor.web.watch      shell  config errors probe report web.history web.view telemetry.mode
                                  telemetry.shards
 supervisor.web.app        shell  config logs web.guard
 supervisor.web.__main__   shell  cli.options cli.outcome config.values port web.app web.watch
