@@ -84,15 +84,19 @@ def read_state(record: Mapping[str, Any]) -> State:
         return State.STARTING
 
 
-def build_process(former: Former, now: float) -> Process:
-    """Build the process as it was: at rest as recorded, any other to be Adopted."""
+def build_process(former: Former, now: float, given: SessionSpec | None = None) -> Process:
+    """Build the process as it was: at rest as recorded, any other to be Adopted.
+
+    From here on it goes by the settings that were `given` anew, if any were.
+    """
     record, state = former.record, read_state(former.record)
     target = Target.DOWN if record.get("target") == Target.DOWN else Target.UP
-    spec, _ = build_spec(former, {})
+    recorded, _ = build_spec(former, {})
+    spec = given or recorded
     process = Process(
         name=former.name,
         policy=METRICSD_POLICY if former.name == METRICSD else spec.policy,
-        role=spec.role,
+        role=recorded.role,
         start_after=spec.start_after,
         target=target,
         incarnation=former.incarnation,

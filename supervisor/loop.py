@@ -117,7 +117,8 @@ class Loop:
         the audit, comes along with the probes.
         """
         now = time.monotonic()
-        former = [build_process(each, now) for each in self.former]
+        given = {name: member.spec for name, member in self.members.items()}
+        former = [build_process(each, now, given.get(each.name)) for each in self.former]
         self.fleet = build_fleet((), exit_when_done=self.exit_when_done, former=former)
         self.prober = Prober(
             host=self.config.host,

@@ -50,6 +50,14 @@ def test_a_living_one_is_adopted_as_it_was() -> None:
     assert build_events(former, remains=True) == (Adopted("paper", 3, 7),)
 
 
+def test_settings_that_are_given_anew_count_for_who_lives() -> None:
+    policy = replace(POLICY, restart=RestartWhen.NO, stop_timeout_seconds=9.0)
+    given = replace(SPEC, policy=policy, start_after=("db",))
+    process = build_process(read_back(RUNNING, pid=7, identity="5@boot"), NOW, given)
+    assert (process.policy, process.start_after) == (policy, ("db",))
+    assert (process.incarnation, process.failures) == (3, 2)
+
+
 @pytest.mark.parametrize("state", [State.STOPPED, State.EXITED, State.FATAL])
 def test_one_at_rest_is_listed_as_it_ended(state: State) -> None:
     ended = replace(RUNNING, state=state, pid=None, returncode=3, target=Target.DOWN)

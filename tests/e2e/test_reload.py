@@ -166,10 +166,14 @@ def test_an_adopted_fleet_is_reloaded_too(stack: Stack, file: Path) -> None:
     supervisor = stack.status()["supervisor"]["pid"]
     os.kill(supervisor, signal.SIGKILL)
     wait_for(lambda: is_gone(supervisor))
+    # What has changed meanwhile counts from the adoption on.
+    file.write_text(session("a", "restart = 'always'") + session("b"))
     stack.start("-f", str(file))
-    file.write_text(session("a"))
+    file.write_text(session("a", "restart = 'always'"))
     assert stack.run("reload").stdout.splitlines() == ["removed    b", "unchanged  1"]
     assert pids(stack) == {"a": before["a"]}
+    os.kill(before["a"], signal.SIGKILL)
+    wait_for(lambda: pids(stack)["a"] not in {None, before["a"]}, what="its restart")
 
 
 def test_without_a_file_or_a_supervisor_there_is_nothing_to_reload(stack: Stack) -> None:
