@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from supervisor.config import LogLimits
+
+log = logging.getLogger("ptsup")
 
 # How long to the next look while something is written. Between two looks even a log that was
 # idle at the first of them may grow at any rate.
@@ -54,9 +57,23 @@ class Rotator:
     find_writing: Callable[[], Collection[str]]  # who lives
     failed: MutableMapping[str, Unrotatable]
     _logs: dict[str, _Log] = field(default_factory=dict)
+    _broken: str = ""
 
     async def run(self) -> None:
-        """Keep all logs within their limits for ever."""
+        """Keep all logs within their limits for ever; that this fails ends no supervision."""
+        while True:
+            try:
+                await self._keep()
+            except Exception as error:  # noqa: BLE001 - out of threads, say: later it may do
+                self._complain(error)
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    def _complain(self, error: Exception) -> None:
+        if repr(error) != self._broken:
+            log.warning("the rotation of logs failed, and is tried again", exc_info=error)
+        self._broken = repr(error)
+
+    async def _keep(self) -> None:
         watch = kernel.watch_writes()
         try:
             await self._settle()
@@ -81,9 +98,9 @@ class Rotator:
             await asyncio.sleep(_RETRY_SECONDS)
         self._succeed("logs")
         shelves = await asyncio.to_thread(list_shelves, self.directory)
-        for name in self.find_logs():
+        for name, limits in self.find_logs().items():
             if f"{name}.log" in shelves:
-                await self._rotate(name, self._logs.setdefault(name, _Log()))
+                await self._rotate(name, limits, self._logs.setdefault(name, _Log()))
 
     def _find_refusal(self) -> tuple[Obstacle, str] | None:
         try:
@@ -108,7 +125,10 @@ class Rotator:
                 if now < seen.retry_at:
                     pauses.append(_RETRY_SECONDS)
                     break
-                await self._rotate(name, seen)
+                await self._rotate(name, limits, seen)
+                if name not in self.find_logs():  # forgotten meanwhile
+                    self._succeed(name)
+                    break
                 self._measure(name, seen)
             if grown:
                 room = max(0, limits.max_bytes - (seen.size - seen.front))
@@ -140,10 +160,10 @@ class Rotator:
         seen.size, seen.looked_at = size, now
         return changed
 
-    async def _rotate(self, name: str, seen: _Log) -> None:
+    async def _rotate(self, name: str, limits: LogLimits, seen: _Log) -> None:
         path = self.directory / f"{name}.log"
         try:
-            seen.front = await asyncio.to_thread(rotate, path, self.find_logs()[name])
+            seen.front = await asyncio.to_thread(rotate, path, limits)
         except FileNotFoundError:
             seen.front, seen.size = 0, -1
         except OSError as error:

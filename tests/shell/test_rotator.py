@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from supervisor import rotator
 from supervisor.config import LogLimits
 from supervisor.copies import list_copies
 from supervisor.drift.facts import Obstacle, Unrotatable
+from supervisor.rotation import rotate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -37,6 +39,7 @@ class Bench:
     limits: dict[str, LogLimits] = field(default_factory=lambda: {"a": LIMITS})
     living: set[str] = field(default_factory=lambda: {"a"})
     failed: dict[str, Unrotatable] = field(default_factory=dict)
+    find_logs: Callable[[], dict[str, LogLimits]] | None = None
 
     @property
     def log(self) -> Path:
@@ -47,7 +50,7 @@ class Bench:
             rotating = asyncio.create_task(
                 rotator.Rotator(
                     directory=self.directory,
-                    find_logs=lambda: self.limits,
+                    find_logs=self.find_logs or (lambda: dict(self.limits)),
                     find_writing=lambda: self.living,
                     failed=self.failed,
                 ).run()
@@ -132,3 +135,53 @@ def test_a_log_that_is_no_file_of_ours_is_told_with_what_the_system_said(tmp_pat
         assert "symbolic links" in await bench.wait_for_failure("a", Obstacle.OTHER)
 
     bench.rotate_during(story())
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["found too long", "found begun"])
+def test_a_session_forgotten_while_its_log_is_rotated_is_no_failure(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, begun: bool
+) -> None:
+    bench = Bench(tmp_path)
+    bench.log.write_bytes(LONG)
+    if begun:
+        rotate(bench.log, LIMITS)
+        with bench.log.open("ab") as log:
+            log.write(LONG)
+    before = len(list_copies(bench.log))
+    answered = 0
+
+    def find_logs() -> dict[str, LogLimits]:
+        # As when a reload comes while the thread is at work: there at one look, gone at the next.
+        nonlocal answered
+        answered += 1
+        return {"a": LIMITS} if answered <= (1 if begun else 2) else {}
+
+    bench.find_logs = find_logs
+
+    async def story() -> None:
+        await bench.wait_for(lambda: answered > 2 and len(list_copies(bench.log)) > before)
+
+    bench.rotate_during(story())
+    assert not caplog.records
+    assert not bench.failed
+
+
+def test_a_rotator_that_fails_says_so_once_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(tmp_path)
+    bench.log.write_bytes(LONG)
+    looks = itertools.count()
+
+    def find_logs() -> dict[str, LogLimits]:
+        if next(looks) < 3:
+            raise RuntimeError("can't start new thread")
+        return {"a": LIMITS}
+
+    bench.find_logs = find_logs
+
+    async def story() -> None:
+        await bench.wait_for(lambda: bool(list_copies(bench.log)))
+
+    bench.rotate_during(story())
+    assert ["tried again" in record.getMessage() for record in caplog.records] == [True]
