@@ -24,6 +24,7 @@ from supervisor.events import (
     Kill,
     KillAll,
     ProcessEvent,
+    Ready,
     Remove,
     Restart,
     Start,
@@ -32,7 +33,14 @@ from supervisor.events import (
     Tick,
     Update,
 )
-from supervisor.lifecycle import ENDED, Process, State, Target, decide
+from supervisor.lifecycle import (
+    ENDED,
+    Process,
+    State,
+    Target,
+    decide,
+    find_start_timeout_seconds,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -183,7 +191,7 @@ def _take(fleet: Fleet, event: Event, now: float) -> Step:
         case Add(specs):
             return (_add(fleet, specs) if fleet.phase in _OPEN else fleet), ()
         case Update(specs):
-            return _update(fleet, specs), ()
+            return _update(fleet, specs, now)
         case Remove(names):
             fleet = replace(fleet, leaving=fleet.leaving.union(names))
             return _route_each(fleet, [Stop(name) for name in names], now)
@@ -295,15 +303,31 @@ def _build_process(spec: SessionSpec) -> Process:
     )
 
 
-def _update(fleet: Fleet, specs: Iterable[SessionSpec]) -> Fleet:
-    """Give those who are there their new settings; who was to leave stays."""
+def _update(fleet: Fleet, specs: Iterable[SessionSpec], now: float) -> Step:
+    """Give those who are there their new settings; who was to leave stays.
+
+    Who is not ready yet gets the new time for it from now on, or need not be ready any more.
+    """
     found = [(spec, process) for spec in specs if (process := fleet.find(spec.name))]
     updated = [
-        replace(process, policy=spec.policy, start_after=spec.start_after)
+        _wait_anew(replace(process, policy=spec.policy, start_after=spec.start_after), now)
         for spec, process in found
     ]
     leaving = fleet.leaving - {process.name for process in updated}
-    return replace(_put(fleet, updated), leaving=leaving)
+    ready = [Ready(p.name, p.incarnation) for p in updated if _is_up(p)]
+    return _route_each(replace(_put(fleet, updated), leaving=leaving), ready, now)
+
+
+def _wait_anew(process: Process, now: float) -> Process:
+    timeout = find_start_timeout_seconds(process)
+    if process.state is not State.STARTING or timeout is None:
+        return process
+    return replace(process, deadline=now + timeout)
+
+
+def _is_up(process: Process) -> bool:
+    """Whether it was spawned, and need not be ready for anything."""
+    return process.pid is not None and find_start_timeout_seconds(process) is None
 
 
 def _go_on(fleet: Fleet, now: float) -> Step:

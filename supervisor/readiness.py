@@ -40,9 +40,10 @@ class ReadinessProber:
 
     async def run(self) -> None:
         """Ask for ever, whenever somebody is starting."""
-        asking: dict[tuple[str, int], asyncio.Task[None]] = {}
+        asking: dict[tuple[str, int, Readiness], asyncio.Task[None]] = {}
         while True:
-            waiting = {(p.name, p.incarnation): (p, ready) for p, ready in self.find()}
+            # A reload may change what it is asked.
+            waiting = {(p.name, p.incarnation, ready): (p, ready) for p, ready in self.find()}
             for key in asking.keys() - waiting.keys():
                 asking.pop(key).cancel()
             for key in waiting.keys() - asking.keys():

@@ -915,3 +915,18 @@ def test_new_settings_restart_nobody() -> None:
     assert scene.take(Update((spec,))) == []
     after = scene.fleet.sessions["a"]
     assert after == replace(before, policy=spec.policy, start_after=("b",))
+
+
+def test_who_is_not_ready_yet_goes_by_its_new_readiness_from_now_on() -> None:
+    scene = play(OPENED.replace("SPAWN a, SPAWN b", "SPAWN q"), "q")
+    scene.tell("tick(2)")
+    assert scene.tell("update q") == []
+    assert scene.tell("tick(2)") == []  # 4 s after its start
+    assert scene.tell("tick(1)") == ["KILL q"]
+
+
+def test_who_need_not_be_ready_any_more_runs() -> None:
+    scene = play(OPENED.replace("SPAWN a, SPAWN b", "SPAWN q"), "q", "a:q")
+    assert scene.take(Update((replace(build_spec("q"), policy=NO),))) == ["SPAWN a"]
+    assert scene.fleet.sessions["q"].state is State.RUNNING
+    assert scene.tell("tick(3)") == []

@@ -231,3 +231,14 @@ def test_a_file_that_came_through_a_pipe_is_not_gone_back_to(stack: Stack) -> No
     os.close(reader)
     assert stack.run("drift").stdout.startswith("nothing")
     assert "started without a file" in stack.run("reload", code=2).stderr
+
+
+def test_a_readiness_mended_while_it_is_waited_for_counts(stack: Stack, file: Path) -> None:
+    port = find_free_port()
+    text = session("a").replace("sleep 600", f"{sys.executable} -m http.server {port}")
+    file.write_text(f"{text}ready = {{ port = {find_free_port()} }}\n")
+    stack.start("-f", str(file))
+    before = stack.wait_for_state("a", "starting")
+    file.write_text(f"{text}ready = {{ port = {port} }}\n")
+    stack.run("reload")
+    assert stack.wait_for_state("a", "running")["pid"] == before["pid"]
