@@ -1,7 +1,7 @@
 """Reads the configuration file anew and applies what has changed in it, all or nothing.
 
 Everything is checked before anything is done. Sessions that do not stand in the file, from the
-command line or handed over, are not its business.
+command line or handed over, are not its business; but no gate closes on one that runs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from supervisor.admission import Admitted, admit
+from supervisor.admission import Admitted, admit, find_gate_refusal
 from supervisor.config import (
     DEFAULT_AUDIT_INTERVAL_SECONDS,
     DEFAULT_MISSING_SHARD_SECONDS,
@@ -22,7 +22,7 @@ from supervisor.config import (
 from supervisor.config.diff import Change, Difference, diff_specs
 from supervisor.config.values import check_ports
 from supervisor.config_file import read_config_file
-from supervisor.errors import UsageError
+from supervisor.errors import GateError, UsageError
 from supervisor.events import Restart
 from supervisor.fleet import is_opened
 from supervisor.lifecycle import ENDED, State, Target
@@ -98,6 +98,8 @@ def build_plan(loop: Loop, found: FileConfig) -> Plan:
     living = [spec for spec in others if not _gives_its_name(loop, spec.name)]
     check_ports(specs, living, loop.config.port, found.places)
     config = _build_config(loop.config, found)
+    if config.denied != loop.config.denied:
+        _check_gates(loop, living, config)
     members = {
         spec.name: admit(spec, os.environ, config.multiproc_dir, config.denied) for spec in specs
     }
@@ -158,6 +160,18 @@ def _check_names(
             raise UsageError(
                 f"{where}: {spec.name} was {planned[spec.name].role} and cannot become another",
                 "give it another name",
+            )
+
+
+def _check_gates(loop: Loop, others: Sequence[SessionSpec], config: Config) -> None:
+    """Refuse a longer list that forbids one that runs and is not of the file; GateError."""
+    for spec in others:
+        inherited = loop.members[spec.name].inherited
+        refusal = find_gate_refusal(spec, inherited, config.denied)
+        if refusal is not None:
+            raise GateError(
+                f"cannot reload: {spec.name}, which is not of the file, runs: {refusal.message}",
+                f"`ptsup stop {spec.name}` first, or take that out of gates.deny",
             )
 
 

@@ -193,9 +193,10 @@ class Server:
     def _find_listens(self) -> dict[str, list[str]]:
         """Find at which addresses the ports of the exporters that run are listened on."""
         ports = {
-            name: self.loop.members[name].spec.port
+            name: member.spec.port
             for name, process in self.loop.fleet.exporters.items()
             if process.state is State.RUNNING
+            and (member := self.loop.members.get(name)) is not None  # forgotten meanwhile
         }
         if not ports:
             return {}

@@ -101,6 +101,21 @@ def test_a_file_with_a_mistake_changes_nothing(stack: Stack, file: Path) -> None
     assert pids(stack) == before
 
 
+def test_a_longer_list_of_no_live_is_refused_while_one_runs_that_it_forbids(
+    stack: Stack, file: Path
+) -> None:
+    file.write_text(session("a"))
+    stack.start("-f", str(file), "-s", "mine=env ACME_GO=1 sleep 600")
+    before = pids(stack)
+    file.write_text(f"{session('a')}[gates]\ndeny = ['ACME_GO']\n")
+    refused = stack.run("reload", code=6)
+    assert "cannot reload: mine, which is not of the file, runs: ACME_GO" in refused.stderr
+    assert pids(stack) == before
+    stack.run("stop", "mine")
+    assert "changed    gates.deny" in stack.run("reload").stdout
+    assert stack.session("a")["pid"] == before["a"]
+
+
 def test_a_secret_is_in_no_answer_and_on_no_disk(stack: Stack, file: Path) -> None:
     secrets = stack.cwd / "secrets.env"
     file.write_text(session("a", "env_file = 'secrets.env'"))
