@@ -78,12 +78,14 @@ def _judge_sessions(seen: Snapshot) -> Iterator[Verdict]:
     for session in find_running(seen):
         name = f"mode:{session['name']}"
         mode = seen.modes.get(session["name"]) or session.get("mode") or "B"
-        if mode.strip().upper() != "B":
+        if mode.strip().upper() == session.get("mode") == "A":
+            yield _pass(name, "mode A as configured")
+        elif mode.strip().upper() != "B":
             yield _fail(
                 name,
                 f"the session runs in mode A (PEAKTRADE_METRICS_MODE={mode!a}): "
                 "its counts are not on metricsd's page",
-                "take PEAKTRADE_METRICS_MODE out of its command, or mode out of ptsup.toml",
+                "take PEAKTRADE_METRICS_MODE out of its command",
             )
         elif not session["shards"]:
             yield _fail(
@@ -99,9 +101,18 @@ def _judge_page(seen: Snapshot, target: Target) -> Verdict:
     name = f"port:{target.job}:{target.port}"
     url, problem = target.url, seen.pages[target].problem
     if problem:
-        who = "metricsd" if target.job == JOB_NAME else target.job.removeprefix("peak_trade_")
-        return _fail(name, f"{url} {problem}", f"ptsup status; ptsup logs {who}")
+        who = _find_server(seen, target)
+        look = f"; ptsup logs {who}" if who else ""
+        return _fail(name, f"{url} {problem}", f"ptsup status{look}")
     return _pass(name, f"{url} answers 200")
+
+
+def _find_server(seen: Snapshot, target: Target) -> str:
+    """Find by its port who was to serve a page; empty when no supervisor says it."""
+    if target.job == JOB_NAME:
+        return "metricsd"
+    members = (*seen.status["exporters"], *seen.status["sessions"]) if seen.status else ()
+    return next((str(m["name"]) for m in members if m.get("port") == target.port), "")
 
 
 # -- Prometheus ------------------------------------------------------------------------------------

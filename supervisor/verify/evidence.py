@@ -29,7 +29,7 @@ _PATH: Final = re.compile(r"(?<![\w:/.~-])/(?:[^\s/'\"`|]+/)+([^\s/'\"`|,;:]+)")
 # What the runbook wants to see, and the checks that see it.
 _CHECKLIST: Final = (
     ("ptsup holds the port, and metricsd answers on it", ("supervisor", "port:")),
-    ("Sessions run in mode B", ("mode:",)),
+    ("Sessions run in mode B, or in mode A as configured", ("mode:",)),
     ("Every configured target is scraped and up", ("prometheus", "target:")),
     ("0 targets DOWN", ("targets",)),
     ('up{job="peak_trade_metricsd"} == 1, without a break', ("up-stable",)),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.scrape_config import Target
+from supervisor.scrape_config import SESSION_JOB_NAME, Target
 from supervisor.verify.checks import Verdict, find_verdicts
 from supervisor.verify.evidence import Facts, hide_paths, render_evidence
 from supervisor.verify.render import build_document, render_lines
@@ -120,11 +120,6 @@ def grafana(**changes: Any) -> dict[str, Any]:
             "metricsd is backoff",
         ),
         ({"modes": {"paper": " a "}}, "mode:paper", "mode A"),
-        (
-            {"modes": {}, "status": {**STATUS, "sessions": [{**PAPER, "mode": "A"}]}},
-            "mode:paper",
-            "mode A",
-        ),
         ({"status": {**STATUS, "sessions": [{**PAPER, "shards": 0}]}}, "mode:paper", "no shard"),
         ({"pages": {METRICSD: Answer(200), AI: GONE}}, "port:peak_trade_ai_live:9110", "refused"),
         (
@@ -202,6 +197,38 @@ def test_what_is_bad_or_was_not_seen_fails_by_its_name(
     failed = find_failed(replace(GOOD, **changes))
     assert says in failed[name].message
     assert failed[name].next
+
+
+def test_mode_a_as_configured_passes_without_shards() -> None:
+    planned = {**STATUS, "sessions": [{**PAPER, "mode": "A", "port": 9120, "shards": 0}]}
+    for modes in ({"paper": " a "}, {}):
+        seen = replace(GOOD, modes=modes, status=planned)
+        assert Verdict("mode:paper", passed=True, message="mode A as configured") in find_verdicts(
+            seen
+        )
+
+
+def test_whose_log_to_see_is_a_name_that_is_there() -> None:
+    members = {
+        "sessions": [{**PAPER, "mode": "A", "port": 9120}],
+        "exporters": [{"name": "session", "port": 9110}],
+    }
+    targets = [
+        Target(SESSION_JOB_NAME, 9120),
+        Target("peak_trade_session_exporter", 9110),
+        METRICSD,
+    ]
+    pages = dict.fromkeys(targets, GONE)
+    seen = replace(GOOD, status={**STATUS, **members}, targets=targets, pages=pages)
+    steps = [v.next for v in find_verdicts(seen) if v.id.startswith("port:")]
+    assert [step.rpartition("; ")[2] for step in steps] == [
+        "ptsup logs paper",
+        "ptsup logs session",
+        "ptsup logs metricsd",
+    ]
+    nobody = replace(seen, status=None)
+    steps = [v.next for v in find_verdicts(nobody) if v.id.startswith("port:")]
+    assert steps == ["ptsup status", "ptsup status", "ptsup status; ptsup logs metricsd"]
 
 
 def test_a_fresh_series_counts_from_nothing_and_a_fall_is_no_movement() -> None:
