@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from supervisor.adoptee import Adoptee
 from supervisor.config import Role
-from supervisor.config.values import parse_url
+from supervisor.config.values import find_awaited_port
 from supervisor.drift.facts import SessionPlan
 from supervisor.environ import build_planned
 from supervisor.look.processes import Crew, Member
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from supervisor.admission import Admitted
     from supervisor.children import Children
-    from supervisor.config import Readiness
     from supervisor.fleet import Fleet
 
 
@@ -45,18 +44,8 @@ def find_planned(members: Mapping[str, Admitted], multiproc_dir: Path) -> dict[s
         name: SessionPlan(
             variables=build_planned(member.spec, multiproc_dir),
             shares=member.spec.mode is Mode.B,
-            ports=_find_awaited(member.spec.ready),
+            ports=frozenset(filter(None, [find_awaited_port(member.spec.ready)])),
         )
         for name, member in members.items()
         if member.spec.role is Role.SESSION
     }
-
-
-def _find_awaited(ready: Readiness | None) -> frozenset[int]:
-    """Find the port that a session listens on because its configuration says so."""
-    if ready is None:
-        return frozenset()
-    if ready.port is not None:
-        return frozenset({ready.port})
-    url = parse_url(ready.http or "")
-    return frozenset({url[1]} if url else ())

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.config import METRICSD, SUPERVISOR, Role
-from supervisor.config.keys import build_settings
+from supervisor.config.keys import build_settings, read_settings
+from supervisor.config.values import find_awaited_port
 from supervisor.drift import build_drift
 from supervisor.fleet import Phase, find_reason
 from supervisor.lifecycle import Ending, Process, State
@@ -107,6 +108,7 @@ def _build_session(
         **_build_process(fleet, process, spec, facts, log, now),
         "mode": str(spec.mode),
         "port": spec.port,
+        "ready_port": find_awaited_port(spec.ready),
         "shards": facts.shards.by_pid.get(process.pid or -1, 0),
     }
 
@@ -150,6 +152,7 @@ def _build_process(
         "name": process.name,
         "state": str(process.state),
         "target": str(process.target),
+        "planned": spec.planned,
         "pid": process.pid,
         "incarnation": process.incarnation,
         "restarts": process.restarts,
@@ -349,6 +352,7 @@ def _build_dead_session(
         **_build_dead_process(name, state, log, pid),
         "mode": settings.get("mode", "B"),
         "port": settings.get("port"),
+        "ready_port": find_awaited_port(read_settings(settings).get("ready")),
         "shards": shards.by_pid.get(pid or -1, 0),
     }
 
@@ -379,6 +383,7 @@ def _build_dead_process(
         "name": name,
         "state": str(State.RUNNING) if lives else gone,
         "target": state.get("target"),
+        "planned": state.get("planned", False),
         "pid": pid,
         "incarnation": state.get("incarnation"),
         "restarts": max(0, state.get("incarnation", 1) - 1),

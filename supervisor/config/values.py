@@ -257,6 +257,14 @@ def parse_ready(value: object, where: Where) -> Readiness:
     )
 
 
+def find_awaited_port(ready: Readiness | None) -> int | None:
+    """Find the port that something listens on because its configuration waits for it."""
+    if ready is None or ready.port is not None:
+        return None if ready is None else ready.port
+    url = parse_url(ready.http or "")
+    return url[1] if url else None
+
+
 def parse_url(text: str) -> tuple[str, int, str] | None:
     """Take the address of a page apart: host, port, path; None for what is none."""
     found = _URL.fullmatch(text)

@@ -71,8 +71,14 @@ class SessionFacts:
     unlinked: bool = False  # it writes into shards that were removed
     ports: tuple[int, ...] = ()  # it listens on
     counted: bool = False  # any counter of it is above 0
-    unmoved_seconds: float | None = None
+    unmoved: bool = False  # no value moved between two looks
     rejected: tuple[str, ...] = ()  # what it says of updates it dropped
+    # What its supervisor says of it: how it was to run, and what drift expects in vain.
+    planned: bool = False  # it stands in the configuration file
+    mode: str = "B"
+    ready_port: int | None = None
+    stale: str = ""
+    silent: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,7 @@ def is_metricsd(pid: int) -> bool:
 def look_at_session(
     pid: int, place: Place, told: Mapping[str, Any], log: Path | None
 ) -> SessionFacts:
-    """Look at one living session; `told` is what its supervisor says of it."""
+    """Look at one living session; `told` are the facts its supervisor says."""
     environ = observe.read_environment(pid)
     words = observe.read_command(pid)
     executable, cwd = observe.read_place(pid)
@@ -82,7 +82,6 @@ def look_at_session(
     shards = [shard for shard in list_shards(place.directory) if shard.pid == pid]
     elsewhere, unlinked = _find_open_shards(pid, place.directory)
     facts = SessionFacts(
-        name=str(told.get("name", "")),
         pid=pid,
         up_seconds=observe.read_age_seconds(pid),
         words=tuple(mask_secrets(words)),
@@ -93,8 +92,8 @@ def look_at_session(
         unlinked=unlinked,
         ports=_find_ports(pid),
         counted=_has_counted(shards),
-        unmoved_seconds=told.get("unmoved_seconds"),
         rejected=_find_rejected(log),
+        **{"name": "", **told},
     )
     if not environ:
         return facts
@@ -109,7 +108,7 @@ def look_at_session(
 
 
 def measure(sessions: Iterable[SessionFacts], directory: Path) -> tuple[SessionFacts, ...]:
-    """Look twice whether the values of each session move; else they have not for that long."""
+    """Look twice whether the values of each session move; who does is not stale any more."""
     sessions = tuple(sessions)
     shards: defaultdict[int, list[Shard]] = defaultdict(list)
     for shard in list_shards(directory):
@@ -118,9 +117,9 @@ def measure(sessions: Iterable[SessionFacts], directory: Path) -> tuple[SessionF
     if before:
         time.sleep(_MOVE_SECONDS)
     return tuple(
-        replace(session, unmoved_seconds=max(_MOVE_SECONDS, session.unmoved_seconds or 0.0))
+        replace(session, unmoved=True)
         if session.pid in before and read_mark(shards[session.pid]) == before[session.pid]
-        else replace(session, unmoved_seconds=None)
+        else replace(session, stale="")
         for session in sessions
     )
 

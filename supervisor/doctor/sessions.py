@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.doctor import Diagnosis, fails, passes
 from supervisor.doctor.facts import Daemon, Library, Supervised
+from supervisor.drift import MISSING_SHARD, STALE_VALUES
 from telemetry.labels import ALLOWLISTS
 from telemetry.mode import (
     LIBRARY_DIR_VARIABLE,
@@ -30,9 +31,27 @@ if TYPE_CHECKING:
 _IMPORTED_SECONDS: Final = 5.0
 # So long may a session have nothing to count, or wait for its first signal.
 _SILENT_SECONDS: Final = 600.0
-STALE_SECONDS: Final = 3600.0
 _MASKED: Final = "***"
 _ENDED_BADLY: Final = frozenset({"fatal", "backoff"})
+
+# What a supervisor says of how one was to run.
+_PLANNED: Final = ("name", "planned", "mode", "ready_port")
+
+
+def find_told(document: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], dict[str, Any]]]:
+    """Find who is to be judged, sessions and exporters that have ended badly: entry and facts.
+
+    How long is too long has been configured, and only the supervisor knows it: hence its words.
+    """
+    drift = {
+        (found["kind"], found["subject"]): found["expected"] for found in document.get("drift", ())
+    }
+    failed = [told for told in document.get("exporters", ()) if told["state"] in _ENDED_BADLY]
+    for told in (*document.get("sessions", ()), *failed):
+        facts = {key: told[key] for key in _PLANNED if key in told}
+        facts["stale"] = drift.get((STALE_VALUES, told["name"]), "")
+        facts["silent"] = drift.get((MISSING_SHARD, told["name"]), "")
+        yield told, facts
 
 
 def find_in_sessions(snapshot: Snapshot) -> Iterator[Diagnosis]:
@@ -55,6 +74,8 @@ def _find_in_session(session: SessionFacts, snapshot: Snapshot) -> Iterator[Diag
         yield passes("mode-b", f"{_name(session)}: its environment is not ours to see")
         return
     yield _find_mode(session, session.variables, snapshot)
+    if _is_planned_a(session, session.variables):
+        return  # its counts are on its own page
     yield _find_directory(session, session.variables, snapshot)
     if snapshot.directory_problem:
         return
@@ -80,6 +101,7 @@ def _find_end(session: SessionFacts, snapshot: Snapshot) -> Diagnosis:
 
 
 def _find_ports(session: SessionFacts, snapshot: Snapshot) -> Iterator[Diagnosis]:
+    unplanned = [port for port in session.ports if port != session.ready_port]
     if snapshot.port in session.ports:
         again = _again(session, snapshot)
         yield fails(
@@ -88,8 +110,11 @@ def _find_ports(session: SessionFacts, snapshot: Snapshot) -> Iterator[Diagnosis
             " of its own",
             again,
         )
-    elif session.ports:
+    elif session.ports and (not unplanned or session.mode == Mode.A):
         ports = ", ".join(map(str, session.ports))
+        yield passes("session-binds", f"{_name(session)} listens on port {ports}, as configured")
+    elif unplanned:
+        ports = ", ".join(map(str, unplanned))
         mode = parse_mode(session.variables or {})
         yield Diagnosis(
             "session-binds",
@@ -104,12 +129,18 @@ def _find_ports(session: SessionFacts, snapshot: Snapshot) -> Iterator[Diagnosis
         yield passes("session-binds", f"{_name(session)} listens on no port")
 
 
+def _is_planned_a(session: SessionFacts, variables: Mapping[str, str]) -> bool:
+    return session.mode == Mode.A and parse_mode(variables) is Mode.A
+
+
 def _find_mode(
     session: SessionFacts, variables: Mapping[str, str], snapshot: Snapshot
 ) -> Diagnosis:
     if parse_mode(variables) is Mode.B:
         message = f"{_name(session)}: {MODE_VARIABLE}=B in its own environment"
         return passes("mode-b", message)
+    if _is_planned_a(session, variables):
+        return passes("mode-b", f"{_name(session)}: mode A as configured")
     found = variables.get(MODE_VARIABLE)
     told = "is not set" if found is None else f"is {found!a}"
     return fails(
@@ -184,11 +215,13 @@ def _find_shards(
             " prometheus_client was imported before anything set it",
             _again(session, snapshot),
         )
-    if up >= _SILENT_SECONDS:
+    judged = session.name and snapshot.supervised is Supervised.RUNNING
+    if session.silent or (up >= _SILENT_SECONDS and not judged):
+        wanted = f" (expected: {session.silent})" if session.silent else ""
         return fails(
             "shards-written",
-            f"{name} has written no shard in {up:.0f} s: its program makes no telemetry call, or"
-            " not in this process",
+            f"{name} has written no shard in {up:.0f} s{wanted}: its program makes no telemetry"
+            " call, or not in this process",
             (_look_at_log(session, snapshot),),
         )
     message = f"{name} has no shard yet, after {up:.0f} s: it may have had nothing to count"
@@ -213,12 +246,12 @@ def _find_counts(session: SessionFacts, snapshot: Snapshot) -> Diagnosis:
 
 
 def _find_values(session: SessionFacts, snapshot: Snapshot) -> Diagnosis:
-    name, unmoved, up = _name(session), session.unmoved_seconds or 0.0, session.up_seconds
+    name, up = _name(session), session.up_seconds
     if not session.counted and up >= _SILENT_SECONDS:
         message = f"{name}: every counter is still 0 after {up:.0f} s"
-    elif unmoved >= STALE_SECONDS:
-        message = f"{name}: no value has moved for {unmoved:.0f} s"
-    elif unmoved:
+    elif session.unmoved and session.stale:
+        message = f"{name}: none of its values moves; expected: {session.stale}"
+    elif session.unmoved:
         message = f"{name}: no value moved just now; a session may wait a minute for its next poll"
         return passes("values-move", message)
     else:
@@ -262,8 +295,13 @@ def _again(session: SessionFacts, snapshot: Snapshot) -> tuple[str, ...]:
     """Build the steps that start a session's own program anew, with what Mode B needs.
 
     What stood before it in its command (`env NAME=…`) has done its work, and is not among the
-    words of the process.
+    words of the process. One of the file stays one of the file.
     """
+    if session.planned:
+        return (
+            "take what makes it so out of its program, or out of the file (then reload that)",
+            f"`{_ptsup(snapshot, 'restart', session.name)}`",
+        )
     end = f"`{_ptsup(snapshot, 'stop', session.name)}`" if session.name else f"`kill {session.pid}`"
     if not session.words or any(_MASKED in word for word in session.words):
         return (end, "start its program anew with `ptsup start`, and no variables before it")

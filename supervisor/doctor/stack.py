@@ -23,8 +23,7 @@ from supervisor.doctor.processes import (
     look_at_session,
     measure,
 )
-from supervisor.doctor.sessions import STALE_SECONDS
-from supervisor.drift import STALE_VALUES
+from supervisor.doctor.sessions import find_told
 from supervisor.errors import PtsupError
 from supervisor.look.health import read_violations
 from supervisor.orphans import find_living, read_dead_status
@@ -192,21 +191,14 @@ def _find_problem(directory: Path) -> str:
 
 def _look_at_sessions(report: _Report, run_dir: RunDir, place: Place) -> list[SessionFacts]:
     found = []
-    stale = {
-        each["subject"]: STALE_SECONDS + each["since_seconds"]
-        for each in report.document.get("drift", ())
-        if each["kind"] == STALE_VALUES
-    }
-    for told in report.document.get("sessions", ()):
-        pid, name = told["pid"], told["name"]
+    for told, known in find_told(report.document):
+        pid = told["pid"]
         if pid is not None:
-            known = {"name": name, "unmoved_seconds": stale.get(name)}
-            found.append(look_at_session(pid, place, known, run_dir.log(name)))
+            found.append(look_at_session(pid, place, known, run_dir.log(told["name"])))
         else:
-            facts = SessionFacts(
-                name=name, pid=None, state=told["state"], reason=told.get("reason", "")
+            found.append(
+                SessionFacts(pid=None, state=told["state"], reason=told.get("reason", ""), **known)
             )
-            found.append(facts)
     return found
 
 

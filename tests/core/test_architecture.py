@@ -53,8 +53,8 @@ supervisor.drift.directory  pure   drift
 supervisor.drift.sessions   pure   drift
 supervisor.drift.stack      pure   config drift drift.facts
 supervisor.drift.find       pure   drift drift.directory drift.sessions drift.stack
-supervisor.status         pure   config config.keys drift fleet lifecycle telemetry.masking
-                                 telemetry.mode
+supervisor.status         pure   config config.keys config.values drift fleet lifecycle
+                                 telemetry.masking telemetry.mode
 supervisor.adoption       pure   config config.keys events lifecycle telemetry.masking
 supervisor.exposition     pure   drift lifecycle
 supervisor.control        pure   errors
@@ -125,12 +125,12 @@ supervisor.client         shell  control errors kernel
 supervisor.doctor         pure
 supervisor.doctor.facts   pure
 supervisor.doctor.find    pure   doctor doctor.facts doctor.sessions
-supervisor.doctor.sessions pure   doctor doctor.facts telemetry.labels telemetry.mode
+supervisor.doctor.sessions pure   doctor doctor.facts drift telemetry.labels telemetry.mode
 supervisor.doctor.interpreter shell  doctor.facts environ gates telemetry.masking telemetry.mode
 supervisor.doctor.processes shell  doctor.facts doctor.interpreter environ kernel logs look.values
                                  observe telemetry.masking telemetry.mode telemetry.shards
 supervisor.doctor.stack   shell  client config control doctor.facts doctor.processes doctor.sessions
-                                 drift errors kernel look.health observe orphans probe
+                                 errors kernel look.health observe orphans probe
                                  telemetry.holders telemetry.mode
 supervisor.follow         shell  logs telemetry.plain
 supervisor.handover       shell  client config config.documents control errors

@@ -17,6 +17,7 @@ from supervisor.doctor.facts import (
     Supervised,
 )
 from supervisor.doctor.find import find_diagnoses
+from supervisor.doctor.sessions import find_told
 
 WHERE = "/srv/it is/prom_multiproc"
 SESSION = SessionFacts(
@@ -110,10 +111,19 @@ def test_nothing_fails_where_all_is_well() -> None:
             ["imported-early"],
         ),
         (with_session(unlinked=True), ["shards-written"]),
-        (with_session(shards=0, up_seconds=1000), ["shards-written"]),
+        (with_session(shards=0, silent="a shard within 5 s of its start"), ["shards-written"]),
+        (
+            replace(
+                BY_HAND,
+                holder=PortHolder(2, "metricsd", is_metricsd=True),
+                sessions=(replace(SESSION, name="", shards=0, up_seconds=1000),),
+            ),
+            ["shards-written"],
+        ),
+        (with_session(ports=(8000, 8001), ready_port=8000), ["session-binds"]),
         (with_session(counted=False, rejected=("cannot count signal='x'",)), ["allowlist"]),
         (with_session(counted=False, up_seconds=1000), ["values-move"]),
-        (with_session(unmoved_seconds=4000.0), ["values-move"]),
+        (with_session(unmoved=True, stale="a value moves"), ["values-move"]),
     ],
 )
 def test_each_cause_is_named_alone_and_with_a_step(snapshot: Snapshot, causes: list[str]) -> None:
@@ -128,7 +138,10 @@ def test_each_cause_is_named_alone_and_with_a_step(snapshot: Snapshot, causes: l
         with_session(shards=0),  # young: its first signal may take minutes
         with_session(shards=0, up_seconds=2, variables={"PEAKTRADE_METRICS_MODE": "B"}),
         with_session(counted=False),
-        with_session(unmoved_seconds=1.0),
+        with_session(unmoved=True),
+        with_session(shards=0, up_seconds=1000),  # its supervisor waits longer
+        with_session(ports=(8000,), ready_port=8000),
+        with_session(mode="A", ports=(8000,), shards=0, variables={"PEAKTRADE_METRICS_MODE": "A"}),
         with_session(rejected=("cannot count signal='x'",)),  # and others are counted
         with_session(variables=None),
         with_session(library=Library.UNKNOWN),
@@ -153,6 +166,47 @@ def test_a_step_can_be_typed_whatever_the_paths() -> None:
     kill, again = find_failures(by_hand)["mode-b"]
     assert kill == "`kill 7`"
     assert f"PEAKTRADE_METRICS_MULTIPROC_DIR='{WHERE}'" in again
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"variables": {"PEAKTRADE_METRICS_MODE": "A"}},
+        {"same_directory": False},
+        {"ports": (9111,)},
+    ],
+)
+def test_a_session_of_the_file_stays_one_of_the_file(changes: dict[str, object]) -> None:
+    (steps,) = find_failures(with_session(planned=True, **changes)).values()
+    assert [step for step in steps if "`" in step] == ["`ptsup restart a`"]
+
+
+def test_who_is_judged_and_by_what_is_as_the_supervisor_says() -> None:
+    exporters = [{"name": name, "state": name, "pid": None} for name in ("backoff", "running")]
+    session = {"name": "a", "pid": 7, "planned": True, "mode": "A", "ready_port": 8000}
+    document = {
+        "sessions": [session],
+        "exporters": exporters,
+        "drift": [
+            {"kind": "stale-values", "subject": "a", "expected": "within 7 s"},
+            {"kind": "missing-shard", "subject": "b", "expected": "within 5 s"},
+        ],
+    }
+    (a, facts), (exporter, _) = find_told(document)
+    assert (a["pid"], exporter["name"]) == (7, "backoff")
+    assert facts == {
+        **{key: value for key, value in session.items() if key != "pid"},
+        "stale": "within 7 s",
+        "silent": "",
+    }
+
+
+def test_how_long_is_said_as_the_supervisor_says_it() -> None:
+    snapshot = with_session(unmoved=True, stale="a value moves at least every 7 s")
+    (failed,) = [each for each in find_diagnoses(snapshot) if not each.good]
+    assert (
+        failed.message == "a: none of its values moves; expected: a value moves at least every 7 s"
+    )
 
 
 def test_a_masked_command_is_not_given_as_a_step() -> None:

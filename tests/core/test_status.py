@@ -12,7 +12,7 @@ import click
 import pytest
 from rich.cells import cell_len
 
-from supervisor.config import Policy, SessionSpec
+from supervisor.config import Policy, Readiness, SessionSpec
 from supervisor.drift import Finding
 from supervisor.fleet import Fleet, Phase, build_fleet
 from supervisor.lifecycle import Ending, Process, State, Target
@@ -119,6 +119,7 @@ def test_the_document_has_the_keys_that_scripts_rely_on() -> None:
         "name": "a",
         "state": "running",
         "target": "up",
+        "planned": False,
         "pid": 7,
         "incarnation": 3,
         "restarts": 2,
@@ -129,6 +130,7 @@ def test_the_document_has_the_keys_that_scripts_rely_on() -> None:
         "command": ["python", "a.py"],
         "mode": "B",
         "port": None,
+        "ready_port": None,
         "shards": 2,
         "log": "/w/run/logs/a.log",
         "cpu_percent": 12.3,
@@ -140,6 +142,7 @@ def test_the_document_has_the_keys_that_scripts_rely_on() -> None:
         "name": "b",
         "state": "backoff",
         "target": "up",
+        "planned": False,
         "pid": None,
         "incarnation": 2,
         "restarts": 1,
@@ -150,6 +153,7 @@ def test_the_document_has_the_keys_that_scripts_rely_on() -> None:
         "command": ["python", "b.py"],
         "mode": "B",
         "port": None,
+        "ready_port": None,
         "shards": 0,
         "log": "/w/run/logs/b.log",
         "cpu_percent": 0.0,
@@ -157,6 +161,22 @@ def test_the_document_has_the_keys_that_scripts_rely_on() -> None:
         "reason": "it fell over",
         "last_lines": [],
     }
+
+
+@pytest.mark.parametrize(
+    ("ready", "port"),
+    [(Readiness(port=8000), 8000), (Readiness(http="http://127.0.0.1:8080/healthz"), 8080)],
+)
+def test_how_a_session_was_to_run_is_told_of_the_living_and_the_dead(
+    ready: Readiness, port: int
+) -> None:
+    spec = replace(SPECS["a"], planned=True, ready=ready)
+    fleet = build_fleet([spec], exit_when_done=False)
+    (living,) = build_status(fleet, {"a": spec}, FACTS, str, NOW)["sessions"]
+    left = build_state(RUNNING, spec, nonce="n", identity="5@boot")
+    (dead,) = bury(supervisor=SUPERVISOR, a=left)["sessions"]
+    for told in (living, dead):
+        assert (told["planned"], told["ready_port"]) == (True, port)
 
 
 def test_the_document_tells_what_drifted() -> None:
@@ -401,6 +421,7 @@ def test_the_document_of_the_dead_tells_who_lives_on() -> None:
         "name": "a",
         "state": "running",
         "target": "up",
+        "planned": False,
         "pid": 7,
         "incarnation": 3,
         "restarts": 2,
@@ -411,6 +432,7 @@ def test_the_document_of_the_dead_tells_who_lives_on() -> None:
         "command": ["python", "a.py"],
         "mode": "B",
         "port": None,
+        "ready_port": None,
         "shards": 2,
         "log": "a.log",
         "cpu_percent": 0.0,

@@ -26,7 +26,7 @@ import pip
 import psutil
 import pytest
 
-from stack import EXAMPLE, ROOT, SHADOW, Stack
+from stack import EXAMPLE, ROOT, SHADOW, Stack, find_free_port
 from waiting import wait_for
 
 if TYPE_CHECKING:
@@ -238,6 +238,33 @@ def test_mode_a_by_mistake_by_hand(patient: Patient) -> None:
     patient.follow(patient.wait_for_cause("mode-b"))
     patient.assert_well()
     patient.wait_for_counts()
+
+
+LISTENS = "import socket, time; s = socket.create_server(('', {port})); time.sleep(600)"
+
+
+def test_what_the_file_plans_is_no_fault_and_what_it_does_not_is(patient: Patient) -> None:
+    python, own, awaited, closed = json.dumps(sys.executable), *(find_free_port() for _ in "abc")
+    file = patient.stack.cwd / "ptsup.toml"
+    file.write_text(
+        f"[session.old]\ncommand = [{python}, '-c', {json.dumps(LISTENS.format(port=own))}]\n"
+        f"mode = 'A'\nport = {own}\n"
+        f"[session.web]\ncommand = [{python}, '-c', {json.dumps(LISTENS.format(port=awaited))}]\n"
+        f"ready = {{ port = {awaited} }}\n"
+        "[session.wrong]\ncommand = 'env PEAKTRADE_METRICS_MODE=A sleep 600'\n"
+        f"[exporter.gone]\ncommand = 'false'\nport = {closed}\nbackoff_seconds = 600\n"
+        "backoff_limit_seconds = 600\n"
+    )
+    patient.stack.run("start", "-d", "-f", str(file), code=None)
+    lines = patient.wait_for_failures({"mode-b", "session-up"})
+    failed = {fields[1]: fields[2] for fields in lines if fields[0] == "FAIL"}
+    assert failed["mode-b"].startswith("wrong: ")
+    assert failed["session-up"].startswith("gone: backoff: ")
+    assert ["PASS", "mode-b", "old: mode A as configured"] in lines
+    assert ["PASS", "session-binds", f"web listens on port {awaited}, as configured"] in lines
+    steps = [fields[1].strip("`").split() for fields in lines if fields[0] == "NEXT"]
+    verbs = [(words[1], words[-1]) for words in steps if words[0] == "ptsup"]
+    assert sorted(verbs) == [("restart", "gone"), ("restart", "wrong")]
 
 
 def test_another_directory(patient: Patient) -> None:
