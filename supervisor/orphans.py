@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, Final
 from supervisor import kernel
 from supervisor.adoption import Former
 from supervisor.client import build_silence, find_absence, lock_or_find
-from supervisor.config import EXPORTER_POLICY, METRICSD, SESSION_NAME, SUPERVISOR, Policy, Role
+from supervisor.config import (
+    EXPORTER_POLICY,
+    METRICSD,
+    METRICSD_POLICY,
+    SESSION_NAME,
+    SUPERVISOR,
+    Policy,
+    Role,
+)
 from supervisor.config.keys import read_settings
 from supervisor.errors import SupervisorDeadError
 from supervisor.status import build_dead_status
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
     from supervisor.rundir import RunDir
 
 _LOOK_SECONDS: Final = 0.1
+_KILL_SECONDS: Final = 10.0
 # How long a child may take from its fork to its exec, after which its nonce can be seen, before
 # it is looked for by the lock it holds; and how long until that is given up.
 _NONCE_SECONDS: Final = 1.0
@@ -218,10 +227,11 @@ def stop_orphans(
         if name == METRICSD or state.get("role") == Role.EXPORTER
     }
     sessions = {name: state for name, state in states.items() if name not in last}
-    if timeout_seconds is None:
-        timeout_seconds = max(map(_find_stop_timeout_seconds, sessions.values()), default=0.0)
-    yield from _stop_survivors(sessions, timeout_seconds)
-    yield from _stop_survivors(last, EXPORTER_POLICY.stop_timeout_seconds)
+    limits = {name: _find_stop_timeout_seconds(name, state) for name, state in states.items()}
+    if timeout_seconds is not None:
+        limits |= dict.fromkeys(sessions, timeout_seconds)
+    yield from _stop_survivors(sessions, limits)
+    yield from _stop_survivors(last, limits)
     directory = states.get(SUPERVISOR, {}).get("multiproc_dir")
     if isinstance(directory, str) and not keep_shards:
         yield from _clear(Path(directory))
@@ -240,30 +250,34 @@ def _clear(directory: Path) -> list[str]:
 
 
 def _stop_survivors(
-    states: Mapping[str, Mapping[str, Any]], timeout_seconds: float
+    states: Mapping[str, Mapping[str, Any]], limits_seconds: Mapping[str, float]
 ) -> Iterator[str]:
-    """TERM whoever lives of these, wait, KILL whoever is left, until nobody is."""
+    """TERM whoever lives of these, KILL each whose time is over, until nobody is left."""
     left = find_survivors(states)
-    for number, limit_seconds in ((signal.SIGTERM, timeout_seconds), (signal.SIGKILL, 10.0)):
-        for name, pids in left.items():
-            asks = number is signal.SIGTERM
-            _signal({name: pids}, _find_stop_signal(states[name]) if asks else number)
-        deadline = time.monotonic() + limit_seconds
-        while left and time.monotonic() < deadline:
-            time.sleep(_LOOK_SECONDS)
-            before, left = left, find_survivors(states)
-            for name in before.keys() - left.keys():
-                yield f"{name} (pid {', '.join(map(str, sorted(before[name])))}) ended"
-            if number is signal.SIGKILL:
-                _signal(left, number)  # it may have forked while it was dying
+    for name, pids in left.items():
+        _signal({name: pids}, _find_stop_signal(states[name]))
+    began = time.monotonic()
+    while left:
+        waited = time.monotonic() - began
+        if waited >= max(limits_seconds[name] for name in left) + _KILL_SECONDS:
+            break
+        # Again at each look: it may have forked while it was dying.
+        late = {name: pids for name, pids in left.items() if waited >= limits_seconds[name]}
+        _signal(late, signal.SIGKILL)
+        time.sleep(_LOOK_SECONDS)
+        before, left = left, find_survivors(states)
+        for name in before.keys() - left.keys():
+            yield f"{name} (pid {', '.join(map(str, sorted(before[name])))}) ended"
     for name, pids in left.items():
         yield f"{name} (pid {', '.join(map(str, sorted(pids)))}) does not die of KILL"
 
 
-def _find_stop_timeout_seconds(state: Mapping[str, Any]) -> float:
+def _find_stop_timeout_seconds(name: str, state: Mapping[str, Any]) -> float:
     """Find how long this one may take to end, as it was configured."""
+    usual = EXPORTER_POLICY if state.get("role") == Role.EXPORTER else Policy()
+    usual = METRICSD_POLICY if name == METRICSD else usual
     settings = read_settings(state.get("settings", {}))
-    return float(settings.get("stop_timeout_seconds", Policy().stop_timeout_seconds))
+    return float(settings.get("stop_timeout_seconds", usual.stop_timeout_seconds))
 
 
 def _find_stop_signal(state: Mapping[str, Any]) -> int:

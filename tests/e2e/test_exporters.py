@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from stack import find_free_port, is_gone
+from supervisor.config import EXPORTER_POLICY
 from waiting import wait_for
 
 if TYPE_CHECKING:
@@ -220,3 +222,19 @@ def test_what_a_dead_supervisor_left_is_asked_to_end_by_its_own_signal(stack: St
     wait_for(lambda: stack.read_log("a").count("deaf") == 2)
     stack.run("stop", "a")
     wait_for(lambda: stack.read_log("a").count("asked") == 2)
+
+
+def test_what_a_dead_supervisor_left_is_killed_after_its_own_stop_timeout(stack: Stack) -> None:
+    port = find_free_port()
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    file = write(stack, exporter("ai", port, text="stop_timeout_seconds = 0.2"))
+    (stack.cwd / "companion.py").write_text(f"{deaf}\n{PROGRAM}")
+    stack.start("-f", str(file))
+    wait_for(lambda: find(stack, "ai")["state"] == "running", what="it to be deaf, and ready")
+    supervisor = stack.status()["supervisor"]["pid"]
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for(lambda: is_gone(supervisor))
+    began = time.monotonic()
+    stack.run("stop")
+    assert time.monotonic() - began < 0.8 * EXPORTER_POLICY.stop_timeout_seconds
+    stack.assert_nothing_left()
