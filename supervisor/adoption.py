@@ -7,6 +7,7 @@ does not say or says wrongly becomes the default, and is never guessed.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +19,7 @@ from supervisor.lifecycle import Ending, Process, State, Target
 from telemetry.masking import mask_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from supervisor.events import Event
 
@@ -153,6 +154,15 @@ def build_spec(former: Former, environ: Mapping[str, str]) -> tuple[SessionSpec,
         env={name: environ[name] for name in variables if name in environ},
     )
     return replace(spec, planned=record.get("planned", False)), tuple(missing)
+
+
+def allows_others(former: Iterable[Former], labels: Sequence[str]) -> bool:
+    """Whether the living metricsd was spawned with other labels than these, by its own words."""
+    words = next((each.words for each in former if each.name == METRICSD and each.lives), None)
+    if words is None:
+        return False
+    spawned = [word for flag, word in pairwise(words) if flag == "--allow-label"]
+    return spawned != list(labels)
 
 
 def _read_moment(record: Mapping[str, Any], key: str, now: float) -> float | None:

@@ -75,9 +75,11 @@ def find_left(run_dir: RunDir, denied: Sequence[str]) -> Left:
 
 def _look_at(former: Former, denied: Sequence[str]) -> Former:
     """Look at the real command and environment of a living session: the gates are for all."""
-    if not former.lives or former.pid is None or former.name == METRICSD:
+    if not former.lives or former.pid is None:
         return former
     seen = replace(former, words=read_command(former.pid))
+    if former.name == METRICSD:
+        return seen
     spec, _ = build_spec(seen, {})
     spec = replace(spec, command=seen.words or spec.command)
     refusal = find_gate_refusal(spec, read_environment(former.pid), denied)

@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+import psutil
 import pytest
 
 from stack import BIN, child, find_free_port, is_gone
@@ -207,6 +209,24 @@ def test_labels_are_allowed_anew_by_another_metricsd_on_the_same_port(
     assert "changed    allow_labels" in stack.run("reload").stdout
     wait_for(lambda: stack.status()["metricsd"]["pid"] not in {None, before["metricsd"]["pid"]})
     wait_for(lambda: stack.status()["metricsd"]["state"] == "running")
+    assert stack.session("a")["pid"] == before["sessions"][0]["pid"]
+
+
+def test_an_adopted_metricsd_is_replaced_when_other_labels_are_allowed_by_now(
+    stack: Stack, file: Path
+) -> None:
+    file.write_text("allow_labels = ['desk']\n" + session("a"))
+    stack.start("-f", str(file))
+    before = stack.status()
+    for text, same in (("['desk']", True), ("['desk', 'floor']", False)):
+        supervisor = stack.status()["supervisor"]["pid"]
+        os.kill(supervisor, signal.SIGKILL)
+        wait_for(partial(is_gone, supervisor))
+        file.write_text(f"allow_labels = {text}\n" + session("a"))
+        stack.start("-f", str(file))
+        after = stack.status()
+        assert (after["metricsd"]["pid"] == before["metricsd"]["pid"]) is same
+    assert "floor" in psutil.Process(after["metricsd"]["pid"]).cmdline()
     assert stack.session("a")["pid"] == before["sessions"][0]["pid"]
 
 
