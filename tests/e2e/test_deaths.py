@@ -141,7 +141,7 @@ def test_on_a_read_only_or_full_disk_sessions_end_and_their_counts_stay(
         set -e
         mount -t tmpfs -o {options},mode=700 tmpfs {directory}
         ptsup start -d --port {stack.port} -s 'a=sleep 600'
-        pid=$(ptsup status --json | grep -o '"target": "up", "pid": [0-9]*' | grep -o '[0-9]*$')
+        pid=$(ptsup status --json | grep -o '"pid": [0-9]*, "incarnation"' | grep -o '[0-9]*')
         cp shard {directory}/counter_$pid.db
         {spoil.format(dir=directory)} 2>/dev/null
         timeout 20 ptsup stop a

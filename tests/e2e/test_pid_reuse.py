@@ -29,7 +29,7 @@ wait_gone() {
     done
     exit 1
 }
-pid_of() { ptsup status --json | grep -o '"target": "up", "pid": [0-9]*' | grep -o '[0-9]*$'; }
+pid_of() { ptsup status --json | grep -o '"pid": [0-9]*, "incarnation"' | grep -o '[0-9]*'; }
 
 ptsup start -d --port $PORT -s 'a=sleep 600'
 pid=$(pid_of)
