@@ -140,6 +140,11 @@ def is_opened(fleet: Fleet, process: Process) -> bool:
     return True
 
 
+def is_settled(fleet: Fleet, process: Process) -> bool:
+    """Whether it is up and ready, or there is nothing to wait for."""
+    return process.state is not State.STARTING and is_opened(fleet, process)
+
+
 def find_awaited(fleet: Fleet, process: Process) -> Process | None:
     """Find the first whom a process waits for at its start; None when it may start.
 

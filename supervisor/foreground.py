@@ -45,7 +45,7 @@ def run(loop: Loop, sessions: Sequence[Admitted]) -> int:
     handler.emit = lambda record: follow.say(record.getMessage())  # type: ignore[method-assign]
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     with follow.beside():
-        code = launch.run(loop, sessions, lambda: None)
+        code = launch.run(loop, sessions)
     if follow.is_stuck:  # nobody reads our output: to flush it would wait for ever
         os._exit(code)
     return code

@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from supervisor.rundir import RunDir
 
 
-def hand_over(config: Config, environ: Mapping[str, str], run_dir: RunDir) -> list[dict[str, Any]]:
-    """Hand the sessions over and give back what became of each; raises PtsupError."""
+def hand_over(
+    config: Config, environ: Mapping[str, str], run_dir: RunDir, *, ready: bool
+) -> list[dict[str, Any]]:
+    """Hand the sessions over and give back what became of each; raises PtsupError.
+
+    With `ready` it waits until they are, or will not be by themselves.
+    """
     connection = client.connect(run_dir)
     own = run_dir.read_states().get(SUPERVISOR, {})
     if connection is None:
@@ -30,7 +35,8 @@ def hand_over(config: Config, environ: Mapping[str, str], run_dir: RunDir) -> li
         )
     _check_agreement(config, own)
     documents = [build_document(spec) for spec in config.members]
-    request = Request("start", {"sessions": documents, "environ": dict(environ)})
+    parameters = {"sessions": documents, "environ": dict(environ), "ready": ready}
+    request = Request("start", parameters)
     sessions: list[dict[str, Any]] = client.ask(connection, request, None)["sessions"]
     return sessions
 

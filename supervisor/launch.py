@@ -107,18 +107,24 @@ def _take_shards(directory: Path) -> int:
 # -- Running ------------------------------------------------------------------------------------
 
 
-def run(loop: Loop, sessions: Sequence[Admitted], on_opened: Callable[[], None]) -> int:
+def run(
+    loop: Loop, sessions: Sequence[Admitted], on_settled: Callable[[], None] | None = None
+) -> int:
     """Be the supervisor until nothing runs any more; give back the exit code."""
-    return asyncio.run(_run(loop, sessions, on_opened))
+    return asyncio.run(_run(loop, sessions, on_settled))
 
 
-async def _run(loop: Loop, sessions: Sequence[Admitted], on_opened: Callable[[], None]) -> int:
+async def _run(
+    loop: Loop, sessions: Sequence[Admitted], on_settled: Callable[[], None] | None
+) -> int:
     server = Server(loop)
     _handle_signals(loop)
     await server.open()
     loop.begin()
     loop.add(sessions)
-    loop.background(_report_opened(loop, on_opened))
+    loop.background(_tell_opened(loop))
+    if on_settled is not None:
+        loop.background(_tell_settled(loop, on_settled))
     loop.background(feed_watchdog())
     try:
         await loop.run()
@@ -143,10 +149,15 @@ def _handle_signals(loop: Loop) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-async def _report_opened(loop: Loop, on_opened: Callable[[], None]) -> None:
+async def _tell_opened(loop: Loop) -> None:
+    """Tell systemd, whose patience is short: it does not wait for who is slow to be ready."""
     await loop.wait_until(lambda: loop.opened)
     notify("READY=1")
-    on_opened()
+
+
+async def _tell_settled(loop: Loop, on_settled: Callable[[], None]) -> None:
+    await loop.wait_until(lambda: loop.settled)
+    on_settled()
 
 
 def build_report(loop: Loop) -> dict[str, Any]:
@@ -164,8 +175,8 @@ def build_report(loop: Loop) -> dict[str, Any]:
 def run_detached(loop: Loop, sessions: Sequence[Admitted]) -> dict[str, Any]:
     """Fork a supervisor with its own session and stdio; give back its report.
 
-    Returns once everything is up; raises the PtsupError the supervisor ended with instead.
-    Ctrl-C (or TERM) while waiting stops it again.
+    Returns once everything is up and ready; raises the PtsupError the supervisor ended with
+    instead. Ctrl-C (or TERM) while waiting stops it again.
     """
     reading, writing = os.pipe()
     pid = os.fork()

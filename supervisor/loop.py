@@ -43,7 +43,7 @@ from supervisor.events import (
     Tick,
     Update,
 )
-from supervisor.fleet import Fleet, Phase, build_fleet, is_opened, step
+from supervisor.fleet import Fleet, Phase, build_fleet, is_opened, is_settled, step
 from supervisor.journal import Journal
 from supervisor.lifecycle import State
 from supervisor.logs import read_tail
@@ -387,6 +387,11 @@ class Loop:
         return self.fleet.phase is Phase.SERVING and all(
             is_opened(self.fleet, process) for process in self.fleet.members
         )
+
+    @property
+    def settled(self) -> bool:
+        """Whether everybody is ready as well, or will not be by itself."""
+        return self.opened and all(is_settled(self.fleet, p) for p in self.fleet.members)
 
     def _find_unready(self) -> list[tuple[Process, Readiness]]:
         """Find who was spawned and waits to be ready, and what by."""

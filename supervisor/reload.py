@@ -24,7 +24,7 @@ from supervisor.config.values import check_ports
 from supervisor.config_file import read_config_file
 from supervisor.errors import GateError, UsageError
 from supervisor.events import Restart
-from supervisor.fleet import is_opened
+from supervisor.fleet import is_opened, is_settled
 from supervisor.lifecycle import ENDED, State, Target
 from supervisor.status import describe
 
@@ -84,9 +84,9 @@ def _is_up(loop: Loop, name: str, former: int) -> bool:
     process = loop.fleet.find(name)
     if process is None or (former and process.state in ENDED):
         return True
-    return process.state is not State.STARTING and (
-        process.incarnation > former if former else is_opened(loop.fleet, process)
-    )
+    if former:
+        return process.incarnation > former and process.state is not State.STARTING
+    return is_settled(loop.fleet, process)
 
 
 def build_plan(loop: Loop, found: FileConfig) -> Plan:

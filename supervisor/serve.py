@@ -30,7 +30,7 @@ from supervisor.control import (
 from supervisor.drift import build_drift
 from supervisor.errors import PtsupError, UsageError
 from supervisor.events import Restart, Stop, StopAll
-from supervisor.fleet import Phase, is_opened
+from supervisor.fleet import Phase, is_opened, is_settled
 from supervisor.lifecycle import ENDED, Process, State
 from supervisor.logs import read_tail
 from supervisor.observe import count_shards, sample_usage
@@ -244,8 +244,9 @@ class Server:
         directory, denied = loop.config.multiproc_dir, loop.config.denied
         loop.add([admit(spec, inherited, directory, denied) for spec in specs])
         names = [spec.name for spec in specs]
+        done = is_settled if parameters.get("ready") is True else is_opened
         await loop.wait_until(
-            lambda: all(is_opened(loop.fleet, process) for process in self._find(names))
+            lambda: all(done(loop.fleet, process) for process in self._find(names))
         )
         return {"sessions": self._describe(names)}
 

@@ -56,7 +56,7 @@ examples:
     is_flag=True,
     help="End when the last session has: with 1 if any failed.",
 )
-@click.option("-d", "--detach", is_flag=True, help="Return once everything is up.")
+@click.option("-d", "--detach", is_flag=True, help="Return once everything is up and ready.")
 @click.argument("command", metavar="[-- COMMAND...]", nargs=-1, type=click.UNPROCESSED)
 @run_dir_option
 def start(
@@ -134,7 +134,7 @@ def _hand_over(config: Config, run_dir: RunDir, *, exit_when_done: bool, detach:
     from supervisor import foreground
     from supervisor.handover import hand_over
 
-    sessions = hand_over(config, os.environ, run_dir)
+    sessions = hand_over(config, os.environ, run_dir, ready=detach)
     code = say_sessions(sessions, failing={"fatal"})
     if detach or code:
         return code

@@ -23,6 +23,7 @@ from supervisor.fleet import (
     find_reason,
     find_retry_at,
     is_opened,
+    is_settled,
     step,
 )
 from supervisor.lifecycle import State, Target
@@ -786,6 +787,30 @@ def test_a_session_waits_until_those_before_it_run_and_are_ready() -> None:
         "xe",
     )
     assert all(is_opened(scene.fleet, process) for process in scene.fleet.members)
+
+
+def test_one_that_is_to_be_ready_is_waited_for_until_it_is_or_cannot_be() -> None:
+    scene = play(
+        """
+        start metricsd        > SPAWN metricsd                 > opening
+        ready metricsd        > SPAWN xe, SPAWN qdb            > serving
+""",
+        "qdb",
+        "xe",
+    )
+
+    def settled() -> dict[str, bool]:
+        return {p.name: is_settled(scene.fleet, p) for p in scene.fleet.members}
+
+    assert settled() == {"qdb": False, "xe": True}
+    scene.tell("ready qdb")
+    assert settled() == {"qdb": True, "xe": True}
+    scene.tell("restart qdb")
+    scene.tell("exited(0) qdb")
+    assert settled()["qdb"] is False
+    scene.tell("tick(3)")
+    scene.tell("exited(-9) qdb")
+    assert settled()["qdb"] is True  # it did not come up, and is in backoff
 
 
 @pytest.mark.parametrize("end", ["exited(1)", "exited(0)"])

@@ -85,6 +85,24 @@ def test_a_companion_is_up_with_the_stack_and_none_of_its_metrics_become_shards(
     stack.assert_nothing_left()
 
 
+def test_a_detached_start_returns_when_everybody_answers_handed_over_or_not(stack: Stack) -> None:
+    write(stack, "")  # the companion
+
+    def slow(name: str) -> tuple[int, str]:
+        port = find_free_port()
+        program = "import runpy, sys, time; time.sleep(1.5); runpy.run_path(sys.argv[0])"
+        start = f"import sys; sys.argv[:1] = ['companion.py']; {program}"
+        command = [sys.executable, "-c", start, "127.0.0.1", str(port)]
+        return port, f"[exporter.{name}]\ncommand = {command}\nport = {port}\n"
+
+    for name in ("first", "handed_over"):
+        port, text = slow(name)
+        file = stack.cwd / f"{name}.toml"
+        file.write_text(text)
+        assert f"{name}: running" in stack.start("-f", str(file)).stdout
+        assert fetch(port)
+
+
 def test_one_that_listens_on_loopback_alone_is_named(stack: Stack) -> None:
     port = find_free_port()
     stack.start("-f", str(write(stack, exporter("ai", port, "127.0.0.1"))))
@@ -112,7 +130,7 @@ def test_one_that_is_killed_is_back_and_one_that_is_adopted_goes_on(stack: Stack
     ]
     stack.start("-f", str(file))
     assert find(stack, "ai")["pid"] == after["pid"]
-    wait_for(lambda: find(stack, "ai")["state"] == "running")
+    assert find(stack, "ai")["state"] == "running"
     assert fetch(port)
     stack.run("stop", "ai")
     assert find(stack, "ai")["state"] == "stopped"
