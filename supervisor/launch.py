@@ -14,7 +14,7 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from supervisor.audit import Inherited
 from supervisor.claims import bury
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from supervisor.rundir import RunDir
 
 log = logging.getLogger("ptsup")
+
+# A start that takes longer than this says for whom it waits.
+WAIT_IN_SILENCE_SECONDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +111,14 @@ def _take_shards(directory: Path) -> int:
 
 
 def run(
-    loop: Loop, sessions: Sequence[Admitted], on_settled: Callable[[], None] | None = None
+    loop: Loop, sessions: Sequence[Admitted], tell: Callable[[dict[str, Any]], None] | None = None
 ) -> int:
     """Be the supervisor until nothing runs any more; give back the exit code."""
-    return asyncio.run(_run(loop, sessions, on_settled))
+    return asyncio.run(_run(loop, sessions, tell))
 
 
 async def _run(
-    loop: Loop, sessions: Sequence[Admitted], on_settled: Callable[[], None] | None
+    loop: Loop, sessions: Sequence[Admitted], tell: Callable[[dict[str, Any]], None] | None
 ) -> int:
     server = Server(loop)
     _handle_signals(loop)
@@ -123,8 +126,8 @@ async def _run(
     loop.begin()
     loop.add(sessions)
     loop.background(_tell_opened(loop))
-    if on_settled is not None:
-        loop.background(_tell_settled(loop, on_settled))
+    if tell is not None:
+        loop.background(_tell_settled(loop, tell))
     loop.background(feed_watchdog())
     try:
         await loop.run()
@@ -155,9 +158,16 @@ async def _tell_opened(loop: Loop) -> None:
     notify("READY=1")
 
 
-async def _tell_settled(loop: Loop, on_settled: Callable[[], None]) -> None:
-    await loop.wait_until(lambda: loop.settled)
-    on_settled()
+async def _tell_settled(loop: Loop, tell: Callable[[dict[str, Any]], None]) -> None:
+    """Tell a start what became of everybody; before that, for whom it has to wait."""
+    await loop.wait_until(lambda: loop.opened)
+    try:
+        async with asyncio.timeout(WAIT_IN_SILENCE_SECONDS):
+            await loop.wait_until(lambda: not loop.find_unsettled())
+    except TimeoutError:
+        tell({"waiting": loop.find_unsettled()})
+        await loop.wait_until(lambda: not loop.find_unsettled())
+    tell(build_report(loop))
 
 
 def build_report(loop: Loop) -> dict[str, Any]:
@@ -172,11 +182,14 @@ def build_report(loop: Loop) -> dict[str, Any]:
 # -- Detached -------------------------------------------------------------------------------------
 
 
-def run_detached(loop: Loop, sessions: Sequence[Admitted]) -> dict[str, Any]:
+def run_detached(
+    loop: Loop, sessions: Sequence[Admitted], on_waiting: Callable[[list[str]], None]
+) -> dict[str, Any]:
     """Fork a supervisor with its own session and stdio; give back its report.
 
-    Returns once everything is up and ready; raises the PtsupError the supervisor ended with
-    instead. Ctrl-C (or TERM) while waiting stops it again.
+    Returns once everything is up and ready, and tells who is waited for should that take long;
+    raises the PtsupError the supervisor ended with instead. Ctrl-C (or TERM) while waiting
+    stops it again.
     """
     reading, writing = os.pipe()
     pid = os.fork()
@@ -189,15 +202,17 @@ def run_detached(loop: Loop, sessions: Sequence[Admitted]) -> dict[str, Any]:
         signal.signal(number, signal.default_int_handler)
     with os.fdopen(reading, "rb") as answer:
         try:
-            line = answer.readline()
+            for line in answer:
+                told = parse_response(line)
+                if "waiting" not in told:
+                    return told
+                on_waiting(told["waiting"])
         except KeyboardInterrupt:
             os.kill(pid, signal.SIGTERM)
             answer.read()  # it closes its end when it is gone
             raise
-    if not line:
-        path = loop.run_dir.log(SUPERVISOR)
-        raise PtsupError("cannot start: the supervisor ended at its start", f"see {path}")
-    return parse_response(line)
+    path = loop.run_dir.log(SUPERVISOR)
+    raise PtsupError("cannot start: the supervisor ended at its start", f"see {path}")
 
 
 def _be_detached(loop: Loop, sessions: Sequence[Admitted], writing: int) -> None:
@@ -215,13 +230,14 @@ def _be_detached(loop: Loop, sessions: Sequence[Admitted], writing: int) -> None
 
 
 def _run_and_answer(loop: Loop, sessions: Sequence[Admitted], answer: BinaryIO) -> int:
-    def report() -> None:
+    def tell(result: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # nobody waits for it any more
-            answer.write(render_result(build_report(loop)))
-            answer.close()
+            answer.write(render_result(result))
+            if "waiting" not in result:
+                answer.close()
 
     try:
-        return run(loop, sessions, report)
+        return run(loop, sessions, tell)
     except PtsupError as error:
         log.exception("%s", error.message)
         if not answer.closed:

@@ -388,10 +388,9 @@ class Loop:
             is_opened(self.fleet, process) for process in self.fleet.members
         )
 
-    @property
-    def settled(self) -> bool:
-        """Whether everybody is ready as well, or will not be by itself."""
-        return self.opened and all(is_settled(self.fleet, p) for p in self.fleet.members)
+    def find_unsettled(self) -> list[str]:
+        """Find who is not up and ready yet, but may come to be by itself."""
+        return [p.name for p in self.fleet.members if not is_settled(self.fleet, p)]
 
     def _find_unready(self) -> list[tuple[Process, Readiness]]:
         """Find who was spawned and waits to be ready, and what by."""

@@ -122,12 +122,16 @@ def _start(
     sessions = [member for member in sessions if member.spec.name not in down]
     if not detach:
         return foreground.run(loop, sessions)
-    report = launch.run_detached(loop, sessions)
+    report = launch.run_detached(loop, sessions, _say_waiting)
     click.echo(f"ptsup: metricsd answers on {report['url']} (pid {report['metricsd_pid']})")
     given = {member.spec.name for member in sessions}
     # What an adopted one had come to before is no failure of this start.
     say_sessions([s for s in report["sessions"] if s["name"] not in given], failing=set())
     return say_sessions([s for s in report["sessions"] if s["name"] in given], failing={"fatal"})
+
+
+def _say_waiting(names: Sequence[str]) -> None:
+    click.echo(f"ptsup: waits for {', '.join(names)} to be ready", err=True)
 
 
 def _hand_over(config: Config, run_dir: RunDir, *, exit_when_done: bool, detach: bool) -> int:

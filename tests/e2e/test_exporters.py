@@ -99,7 +99,9 @@ def test_a_detached_start_returns_when_everybody_answers_handed_over_or_not(stac
         port, text = slow(name)
         file = stack.cwd / f"{name}.toml"
         file.write_text(text)
-        assert f"{name}: running" in stack.start("-f", str(file)).stdout
+        said = stack.start("-f", str(file))
+        assert f"{name}: running" in said.stdout
+        assert ("waits for first to be ready" in said.stderr) == (name == "first")
         assert fetch(port)
 
 

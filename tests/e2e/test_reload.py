@@ -272,8 +272,11 @@ def test_a_readiness_mended_while_it_is_waited_for_counts(stack: Stack, file: Pa
     port = find_free_port()
     text = session("a").replace("sleep 600", f"{sys.executable} -m http.server {port}")
     file.write_text(f"{text}ready = {{ port = {find_free_port()} }}\n")
-    stack.start("-f", str(file))
+    starting = stack.popen("start", "-d", "--port", str(stack.port), "-f", str(file))
+    assert starting.stderr is not None
+    assert starting.stderr.readline() == "ptsup: waits for a to be ready\n"
     before = stack.wait_for_state("a", "starting")
     file.write_text(f"{text}ready = {{ port = {port} }}\n")
     stack.run("reload")
-    assert stack.wait_for_state("a", "running")["pid"] == before["pid"]
+    assert "a: running" in starting.communicate(timeout=30)[0]
+    assert stack.session("a")["pid"] == before["pid"]
