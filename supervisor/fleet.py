@@ -248,8 +248,10 @@ def _want_up(fleet: Fleet, event: Start | Restart, now: float) -> Step:
     process = fleet.find(event.name)
     if process is None or fleet.phase not in _OPEN or event.name in fleet.leaving:
         return fleet, ()
-    if fleet.phase is Phase.OPENING and event.name != METRICSD:
-        return _put(fleet, [replace(process, target=Target.UP)]), ()
+    lives = process.state not in {*ENDED, State.BACKOFF}  # one that was adopted
+    if fleet.phase is Phase.OPENING and event.name != METRICSD and not lives:
+        anew = replace(process, state=State.STOPPED, target=Target.UP, deadline=None, reason="")
+        return _put(fleet, [replace(anew, failures=0, failed_at=())]), ()
     return _route(fleet, event, now)
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # What a running supervisor cannot change: its port is in the hands of metricsd and Prometheus.
 _FIXED = ("host", "port", "multiproc_dir")
 # What is otherwise in one that was taken out, and put in again before it was down.
-_RETURNING = ("session",)
+_RETURNING = "session"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,8 @@ async def reload(loop: Loop, *, apply: bool) -> dict[str, Any]:
     removed = plan.difference.removed
     await loop.wait_until(
         lambda: (
-            all(loop.fleet.find(name) is None for name in removed)
+            # One that another reload puts back meanwhile is here to stay.
+            all(loop.fleet.find(name) is None or name not in loop.fleet.leaving for name in removed)
             and all(_is_up(loop, name, incarnation) for name, incarnation in waiting.items())
         )
     )
@@ -104,29 +105,13 @@ def build_plan(loop: Loop, found: FileConfig) -> Plan:
         spec.name: admit(spec, os.environ, config.multiproc_dir, config.denied) for spec in specs
     }
     old = [member.spec for member in loop.members.values() if member.spec.planned]
-    difference = diff_specs(old, specs)
-    return Plan(
-        config,
-        replace(
-            difference,
-            # One that is on its way out is not unchanged, though nothing is otherwise.
-            changed=(*difference.changed, *_find_returning(loop, specs, difference)),
-            settings=_diff_settings(loop.config, config),
-        ),
-        members,
-    )
+    difference = diff_specs(old, specs, dict.fromkeys(loop.fleet.leaving, (_RETURNING,)))
+    settings = _diff_settings(loop.config, config)
+    return Plan(config, replace(difference, settings=settings), members)
 
 
 def _find_others(loop: Loop) -> list[SessionSpec]:
     return [member.spec for member in loop.members.values() if not member.spec.planned]
-
-
-def _find_returning(
-    loop: Loop, specs: Sequence[SessionSpec], difference: Difference
-) -> list[Change]:
-    changed = {change.spec.name for change in difference.changed}
-    leaving = loop.fleet.leaving - changed
-    return [Change(spec, _RETURNING, restarts=True) for spec in specs if spec.name in leaving]
 
 
 def _gives_its_name(loop: Loop, name: str) -> bool:
@@ -227,6 +212,6 @@ def _is_wanted(process: Process, change: Change) -> bool:
 
     One that waits for others goes on waiting.
     """
-    if change.keys == _RETURNING:
+    if _RETURNING in change.keys:
         return True
     return process.target is Target.UP and process.state is not State.STOPPED

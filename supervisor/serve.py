@@ -270,7 +270,7 @@ class Server:
 
     async def _restart(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Restart these sessions; answered when each runs anew, or cannot."""
-        self._check_open("restart")
+        await self._wait_open("restart")
         names = self._read_names(parameters)
         former = {process.name: process.incarnation for process in self._find(names)}
         for name in names:
@@ -289,7 +289,7 @@ class Server:
 
     async def _reload(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Read the file anew, and apply what has changed unless told only to look."""
-        self._check_open("reload")
+        await self._wait_open("reload")
         return await reload(self.loop, apply=parameters.get("apply", True) is True)
 
     def _check_open(self, verb: str) -> None:
@@ -297,6 +297,11 @@ class Server:
             raise PtsupError(
                 f"cannot {verb}: the supervisor is stopping", "wait for it, then start"
             )
+
+    async def _wait_open(self, verb: str) -> None:
+        """Wait until metricsd has answered: before that nobody is started, so nobody comes up."""
+        await self.loop.wait_until(lambda: self.loop.fleet.phase is not Phase.OPENING)
+        self._check_open(verb)
 
     async def _wait(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Wait until these sessions have ended, however they do."""

@@ -6,12 +6,13 @@ Pure. It names keys and never shows a value.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from supervisor.config.keys import SETTINGS, build_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from supervisor.config import SessionSpec
 
@@ -49,11 +50,22 @@ class Difference:
         }
 
 
-def diff_specs(old: Iterable[SessionSpec], new: Iterable[SessionSpec]) -> Difference:
-    """Compare those that stood in the file with those that stand in it now."""
+def diff_specs(
+    old: Iterable[SessionSpec],
+    new: Iterable[SessionSpec],
+    besides: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+) -> Difference:
+    """Compare those that stood in the file with those that stand in it now.
+
+    `besides` are the keys, by name, that are otherwise for a reason that stands in no file.
+    """
     former = {spec.name: spec for spec in old}
     new = tuple(new)
-    found = [(spec, diff_keys(former[spec.name], spec)) for spec in new if spec.name in former]
+    found = [
+        (spec, (*diff_keys(former[spec.name], spec), *besides.get(spec.name, ())))
+        for spec in new
+        if spec.name in former
+    ]
     changed = tuple(Change(spec, keys, _restarts(keys)) for spec, keys in found if keys)
     return Difference(
         added=tuple(spec for spec in new if spec.name not in former),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from core.plays import Kernel, parse_event, render_action
+from core.plays import Child, Kernel, parse_event, render_action
 from supervisor.config import METRICSD, Policy, RestartWhen, Role, SessionSpec
 from supervisor.events import Add, Drained, Event, KillAll, Remove, StopAll, Tick, Update
 from supervisor.fleet import (
@@ -26,7 +26,7 @@ from supervisor.fleet import (
     is_settled,
     step,
 )
-from supervisor.lifecycle import State, Target
+from supervisor.lifecycle import Process, State, Target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -175,6 +175,29 @@ def test_a_session_stopped_while_it_opens_is_not_started_unless_asked_for_again(
         "b",
     )
     assert scene.fleet.sessions["a"].state is State.STOPPED
+
+
+def test_a_restart_of_one_that_lives_while_it_opens_is_done_and_of_one_that_ended_waits() -> None:
+    scene = Play()
+    living = Process(name="a", policy=NO, target=Target.UP, incarnation=1)
+    ended = Process(name="b", policy=NO, target=Target.UP, incarnation=1, state=State.EXITED)
+    scene.fleet = build_fleet((), exit_when_done=False, former=[living, ended])
+    scene.kernel.children["a"] = Child(1, 8)
+    played = [
+        (line, ", ".join(scene.tell(line)))
+        for line in (
+            *("adopted a", "start metricsd", "restart a", "restart b"),
+            *("exited(-15) a", "ready metricsd"),
+        )
+    ]
+    assert played == [
+        ("adopted a", ""),
+        ("start metricsd", "SPAWN metricsd"),
+        ("restart a", "TERM a"),
+        ("restart b", ""),
+        ("exited(-15) a", "CLAIM a, REAP a, SPAWN a"),
+        ("ready metricsd", "SPAWN b"),
+    ]
 
 
 def test_sessions_added_while_it_serves_start_at_once() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from functools import partial
@@ -428,3 +429,30 @@ def test_a_foreground_start_adopts_too_and_stops_all_at_ctrl_c(stack: Stack) -> 
     assert "before" not in out  # that was shown by another
     assert "tick" in out
     stack.assert_nothing_left()
+
+
+# Holds metricsd up at its start, until the file is there.
+SLOW_METRICSD = """import os, sys, time
+while "telemetry.metricsd" in sys.orig_argv and not os.path.exists({gate!r}):
+    time.sleep(0.01)
+"""
+
+
+def test_a_restart_before_metricsd_answers_waits_for_it_and_is_done(stack: Stack) -> None:
+    stack.start("-s", "a=sleep 600", "-s", "b=sleep 600")
+    stack.run("stop", "b")
+    before = kill_supervisor(stack)
+    kill(before["metricsd"]["pid"])
+    gate = stack.cwd / "gate"
+    (stack.cwd / "sitecustomize.py").write_text(SLOW_METRICSD.format(gate=str(gate)))
+    starting = stack.popen("start", "-d", PYTHONPATH=str(stack.cwd))
+    wait_for(lambda: stack.run("status", code=None).returncode == 0, what="the next supervisor")
+    restarting = stack.popen("restart", "a", "b")
+    with pytest.raises(subprocess.TimeoutExpired):
+        restarting.communicate(timeout=0.5)
+    gate.touch()
+    said, _ = restarting.communicate(timeout=30)
+    starting.communicate(timeout=30)
+    after = stack.status()["sessions"]
+    assert said == "".join(f"ptsup: {s['name']}: running (pid {s['pid']})\n" for s in after)
+    assert [(s["state"], s["incarnation"]) for s in after] == [("running", 2), ("running", 2)]

@@ -280,3 +280,36 @@ def test_a_readiness_mended_while_it_is_waited_for_counts(stack: Stack, file: Pa
     stack.run("reload")
     assert "a: running" in starting.communicate(timeout=30)[0]
     assert stack.session("a")["pid"] == before["pid"]
+
+
+def test_one_that_is_put_back_while_it_is_still_leaving_comes_back(
+    stack: Stack, file: Path
+) -> None:
+    deaf = child("ignores_term")
+    a, c = (f"[session.{name}]\ncommand = '{deaf}'\n" for name in "ac")
+    file.write_text(a + session("b") + c)
+    stack.start("-f", str(file))
+    for name in ("a", "c"):
+        stack.wait_for_log(name, "deaf")
+    before = pids(stack)
+    file.write_text(session("b"))
+    removing = stack.popen("reload")
+    for name in ("a", "c"):
+        stack.wait_for_state(name, "stopping")
+    file.write_text(a + session("b") + session("c"))
+    returning = stack.popen("reload")
+    wait_for(lambda: stack.session("c")["target"] == "up", what="its new wish")
+    # Whom the first one removed is here to stay: it waits no longer.
+    said, _ = removing.communicate(timeout=30)
+    assert sorted(said.splitlines()) == ["removed    a", "removed    c", "unchanged  1"]
+    for name in ("a", "c"):
+        os.kill(before[name], signal.SIGKILL)
+    said, _ = returning.communicate(timeout=30)
+    assert said.splitlines()[:3] == [
+        "changed    a: session (restarted)",
+        "changed    c: command, session (restarted)",
+        "unchanged  1",
+    ]
+    assert (removing.returncode, returning.returncode) == (0, 0)
+    found = [(s["name"], s["state"], s["incarnation"]) for s in stack.status()["sessions"]]
+    assert found == [("a", "running", 2), ("b", "running", 1), ("c", "running", 2)]
