@@ -25,7 +25,7 @@ def hand_over(
     With `ready` it waits until they are, or will not be by themselves.
     """
     connection = client.connect(run_dir)
-    own = run_dir.read_states().get(SUPERVISOR, {})
+    own = run_dir.read_state(SUPERVISOR)
     if connection is None:
         raise client.build_silence(own.get("pid"))
     if not config.members:

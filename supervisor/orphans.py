@@ -210,7 +210,7 @@ def stop_orphans(
     Yields a line for a person at each step. Raises NothingRunsError when there is nothing.
     """
     if not lock_or_find(run_dir):
-        raise build_silence(run_dir.read_states().get(SUPERVISOR, {}).get("pid"))
+        raise build_silence(run_dir.read_state(SUPERVISOR).get("pid"))
     states = run_dir.read_states()
     if not states:
         run_dir.unlock()

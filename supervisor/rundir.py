@@ -241,15 +241,13 @@ class RunDir:
 
         An unreadable file counts as nothing.
         """
-        found: dict[str, dict[str, Any]] = {}
-        for path in sorted(self.states.glob("[!.]*.json")):
-            try:
-                if path.is_file():  # a FIFO would hold us up
-                    document = json.loads(path.read_text(encoding="utf-8"))
-                    found[path.stem] = parse_record(document)
-            except (OSError, TypeError, ValueError, RecursionError):
-                continue
+        paths = sorted(self.states.glob("[!.]*.json"))
+        found = {path.stem: state for path in paths if (state := _read_state(path)) is not None}
         return dict(sorted(found.items(), key=lambda item: item[1].get("number", 0)))
+
+    def read_state(self, name: str) -> dict[str, Any]:
+        """Read what it knew of one process; empty when there is no such state."""
+        return _read_state(self.states / f"{name}.json") or {}
 
     def clean(self) -> None:
         """Leave nothing that says somebody runs here; the logs stay. Raises PtsupError.
@@ -276,6 +274,15 @@ class RunDir:
         if self.handback.parent != self.path:  # the longer of the two names
             with contextlib.suppress(OSError):
                 self.handback.parent.rmdir()
+
+
+def _read_state(path: Path) -> dict[str, Any] | None:
+    try:
+        if path.is_file():  # a FIFO would hold us up
+            return parse_record(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError, RecursionError):
+        pass
+    return None
 
 
 def _find_beside(path: Path) -> Path:

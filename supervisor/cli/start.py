@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from supervisor.cli.options import PORT, read_config, run_dir_option, say_sessions
-from supervisor.config import Config, RestartWhen, Role
+from supervisor.config import SUPERVISOR, Config, RestartWhen, Role
 from supervisor.config.flags import Flags
 from supervisor.errors import UsageError
 
@@ -80,9 +80,9 @@ def start(
     config = read_config(file, Flags(**flags), frozenset(taken))
     if exit_when_done and not config.sessions:
         raise UsageError("--exit-when-done: there is no session to wait for", "give it one")
-    sessions = [
-        admit(spec, os.environ, config.multiproc_dir, config.denied) for spec in config.members
-    ]
+    # What one that died here refused besides is refused still.
+    denied = (*run_dir.read_state(SUPERVISOR).get("denied", ()), *config.denied)
+    sessions = [admit(spec, os.environ, config.multiproc_dir, denied) for spec in config.members]
     for name in sorted({name for session in sessions for name in session.stripped}):
         click.echo(f"ptsup: {name!a} is left out of the sessions' environment", err=True)
     if alone:

@@ -67,7 +67,7 @@ def stop(
         with countdown(run_dir):
             sessions = client.ask_running(run_dir, request)["sessions"]
         return say_sessions(sessions, failing=set())
-    connection, own = client.connect(run_dir), run_dir.read_states().get(SUPERVISOR, {})
+    connection, own = client.connect(run_dir), run_dir.read_state(SUPERVISOR)
     if connection is None:
         from supervisor.orphans import stop_orphans
 

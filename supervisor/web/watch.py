@@ -152,7 +152,7 @@ class Watch:
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def _take_sample(self) -> Sample:
-        own = self.run_dir.read_states().get(SUPERVISOR, {})
+        own = self.run_dir.read_state(SUPERVISOR)
         host, port = own.get("host"), own.get("port")
         if not isinstance(host, str) or not isinstance(port, int):
             return Sample(time.monotonic(), None)

@@ -431,6 +431,19 @@ def test_a_foreground_start_adopts_too_and_stops_all_at_ctrl_c(stack: Stack) -> 
     stack.assert_nothing_left()
 
 
+def test_what_the_dead_supervisor_refused_besides_is_refused_before_anything_is_adopted(
+    stack: Stack,
+) -> None:
+    (stack.cwd / "ptsup.toml").write_text("[gates]\ndeny = ['ACME_GO']\n")
+    stack.start("-f", "ptsup.toml")
+    before = kill_supervisor(stack)
+    refused = stack.start("-s", "a=env ACME_GO=1 sleep 600", code=6)
+    assert refused.stderr.startswith("ptsup: cannot start a: ACME_GO")
+    assert stack.status(code=4)["supervisor"] == {**before["supervisor"], "state": "dead"} | {
+        "uptime_seconds": 0.0
+    }
+
+
 # Holds metricsd up at its start, until the file is there.
 SLOW_METRICSD = """import os, sys, time
 while "telemetry.metricsd" in sys.orig_argv and not os.path.exists({gate!r}):
