@@ -9,19 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from commands import find_blocks, read_document, run_as_written
 from prometheus_server import running_prometheus
 from stack import ROOT, find_free_port
 from waiting import wait_for
 
 if TYPE_CHECKING:
     from stack import Stack
-
-RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
-
-
-def find_blocks(text: str) -> list[str]:
-    """Find the commands: each ```sh block."""
-    return re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.mark.needs_prometheus
@@ -39,9 +33,13 @@ def test_the_runbook_runs_as_it_is_written(stack: Stack) -> None:
 
     for path in (stack.cwd / "examples").glob("*.toml"):
         path.write_text(fill(path.read_text()))
-    blocks = [fill(block) for block in find_blocks(RUNBOOK)]
+    blocks = [fill(block) for block in find_blocks(read_document("docs/runbook.md"), "sh")]
     assert len(blocks) >= 9
-    said = [run(stack, block) for block in blocks if "verify" not in block and "stop" not in block]
+    said = [
+        run_as_written(stack, block)
+        for block in blocks
+        if "verify" not in block and "stop" not in block
+    ]
     assert "PEAKTRADE_METRICS_MODE=B" in "".join(said)
     assert "momentum" in "".join(said)
 
@@ -50,23 +48,7 @@ def test_the_runbook_runs_as_it_is_written(stack: Stack) -> None:
         wait_for(lambda: set(prometheus.health().values()) == {"up"}, timeout_seconds=30)
         for block in blocks:
             if "verify" in block:
-                assert "RESULT=PASS" in run(stack, block)
+                assert "RESULT=PASS" in run_as_written(stack, block)
     assert "RESULT=PASS" in (stack.cwd / "evidence.md").read_text()
-    assert "stopped" in run(stack, next(block for block in blocks if "stop" in block))
+    assert "stopped" in run_as_written(stack, next(block for block in blocks if "stop" in block))
     stack.assert_nothing_left()
-
-
-def run(stack: Stack, block: str) -> str:
-    """Run a block as a shell would, and hold it to its success."""
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block],
-        cwd=stack.cwd,
-        env=stack.env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
-    assert done.returncode == 0, (block, done.stdout, done.stderr)
-    return done.stdout
