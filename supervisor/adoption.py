@@ -156,13 +156,13 @@ def build_spec(former: Former, environ: Mapping[str, str]) -> tuple[SessionSpec,
     return replace(spec, planned=record.get("planned", False)), tuple(missing)
 
 
-def allows_others(former: Iterable[Former], labels: Sequence[str]) -> bool:
-    """Whether the living metricsd was spawned with other labels than these, by its own words."""
+def serves_otherwise(former: Iterable[Former], options: Sequence[str]) -> bool:
+    """Whether the living metricsd was spawned with other options than these, by its own words."""
     words = next((each.words for each in former if each.name == METRICSD and each.lives), None)
     if words is None:
         return False
-    spawned = [word for flag, word in pairwise(words) if flag == "--allow-label"]
-    return spawned != list(labels)
+    spawned = [pair for pair in pairwise(words) if pair[0] in {"--look-seconds", "--allow-label"}]
+    return [word for pair in spawned for word in pair] != list(options)
 
 
 def _read_moment(record: Mapping[str, Any], key: str, now: float) -> float | None:

@@ -153,6 +153,7 @@ class Audit:
         async with self._looking:
             self._looked_at = time.monotonic()
             touched = self._begin_look()
+            self._looker.stale_values_seconds = self.settings.stale_values_seconds
             self._look = await asyncio.to_thread(
                 self._looker.look_at_all,
                 self.find_crew(),

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from supervisor.adopt import adopt
-from supervisor.adoption import Former, allows_others, build_process
+from supervisor.adoption import Former, build_process, serves_otherwise
 from supervisor.audit import Audit, AuditSettings, Inherited
 from supervisor.children import Children
 from supervisor.claims import SWEEP_SECONDS, Claims
@@ -180,7 +180,7 @@ class Loop:
             self.former, children=self.children, deaths=self.deaths, run_dir=self.run_dir
         ):
             self._take(event)
-        if allows_others(self.former, self.config.allow_labels):  # scrapes wait meanwhile
+        if serves_otherwise(self.former, self.config.metricsd_options):  # scrapes wait meanwhile
             self._take(Restart(METRICSD))
 
     async def run(self) -> None:

@@ -12,14 +12,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from supervisor.admission import Admitted, admit, find_gate_refusal
-from supervisor.config import (
-    DEFAULT_AUDIT_INTERVAL_SECONDS,
-    DEFAULT_MISSING_SHARD_SECONDS,
-    DEFAULT_STALE_VALUES_SECONDS,
-    METRICSD,
-    Config,
-)
+from supervisor.config import METRICSD, Config
 from supervisor.config.diff import Change, Difference, diff_specs
+from supervisor.config.flags import take_settings
 from supervisor.config.values import check_ports
 from supervisor.config_file import read_config_file
 from supervisor.errors import GateError, UsageError
@@ -161,19 +156,8 @@ def _check_gates(loop: Loop, others: Sequence[SessionSpec], config: Config) -> N
 
 
 def _build_config(config: Config, found: FileConfig) -> Config:
-    return replace(
-        config,
-        file_mark=found.mark,
-        sessions=(*(spec for spec in config.sessions if not spec.planned), *found.sessions),
-        exporters=found.exporters,
-        allow_labels=found.allow_labels,
-        audit_interval_seconds=found.audit_interval_seconds or DEFAULT_AUDIT_INTERVAL_SECONDS,
-        missing_shard_seconds=found.missing_shard_seconds or DEFAULT_MISSING_SHARD_SECONDS,
-        stale_values_seconds=found.stale_values_seconds or DEFAULT_STALE_VALUES_SECONDS,
-        log=found.log,
-        # The list of what is refused only grows.
-        denied=tuple(dict.fromkeys((*config.denied, *found.denied))),
-    )
+    others = (spec for spec in config.sessions if not spec.planned)
+    return replace(take_settings(config, found), sessions=(*others, *found.sessions))
 
 
 def _diff_settings(old: Config, new: Config) -> tuple[str, ...]:
@@ -191,6 +175,7 @@ def _diff_settings(old: Config, new: Config) -> tuple[str, ...]:
 def _apply(loop: Loop, plan: Plan) -> dict[str, int]:
     """Do it; gives back who comes up by it, with the last incarnation each had before."""
     difference, members = plan.difference, plan.members
+    served = loop.config.metricsd_options
     loop.reconfigure(plan.config)
     loop.remove(difference.removed)
     loop.update([members[change.spec.name] for change in difference.changed])
@@ -202,7 +187,7 @@ def _apply(loop: Loop, plan: Plan) -> dict[str, int]:
             loop.take(Restart(process.name))
     loop.add([members[spec.name] for spec in difference.added])
     waiting |= {spec.name: 0 for spec in difference.added}
-    if "allow_labels" in difference.settings:  # scrapes wait meanwhile
+    if plan.config.metricsd_options != served:  # scrapes wait meanwhile
         loop.take(Restart(METRICSD))
     return waiting
 

@@ -114,9 +114,7 @@ class Spawner:
             *("--multiproc-dir", str(self.config.multiproc_dir)),
             *("--supervisor-metrics", str(self.run_dir.metrics)),
             *("--handback", str(self.run_dir.handback)),
-            # So much earlier than the next look of the audit, which is to know of it.
-            *("--look-seconds", str(max(1, int(self.config.audit_interval_seconds) - 2))),
-            *(word for label in self.config.allow_labels for word in ("--allow-label", label)),
+            *self.config.metricsd_options,
         )
         return spawn.spawn(
             METRICSD,

@@ -142,6 +142,15 @@ class Config:
     stale_values_seconds: float = DEFAULT_STALE_VALUES_SECONDS
 
     @property
+    def metricsd_options(self) -> tuple[str, ...]:
+        """What metricsd is told of it by its command; another of these takes another metricsd."""
+        return (
+            # So much earlier than the next look of the audit, which is to know of it.
+            *("--look-seconds", str(max(1, int(self.audit_interval_seconds) - 2))),
+            *(word for label in self.allow_labels for word in ("--allow-label", label)),
+        )
+
+    @property
     def members(self) -> tuple[SessionSpec, ...]:
         """Exporters and sessions, in the order they are started."""
         return (*self.exporters, *self.sessions)

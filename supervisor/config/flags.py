@@ -156,14 +156,23 @@ def build_config(
         flagged=frozenset(flagged),
         file=file.path,
         sessions=tuple(sessions),
-        denied=file.denied,
+    )
+    config = take_settings(config, file)
+    check_ports(config.members, (), config.port, file.places)
+    return config
+
+
+def take_settings(config: Config, file: FileConfig) -> Config:
+    """Go by all that a file says besides sessions and places; where it is silent, the default."""
+    return replace(
+        config,
+        file_mark=file.mark,
         exporters=file.exporters,
         allow_labels=file.allow_labels,
         audit_interval_seconds=file.audit_interval_seconds or DEFAULT_AUDIT_INTERVAL_SECONDS,
         missing_shard_seconds=file.missing_shard_seconds or DEFAULT_MISSING_SHARD_SECONDS,
         stale_values_seconds=file.stale_values_seconds or DEFAULT_STALE_VALUES_SECONDS,
-        file_mark=file.mark,
         log=file.log,
+        # The list of what is refused only grows.
+        denied=tuple(dict.fromkeys((*config.denied, *file.denied))),
     )
-    check_ports(config.members, (), config.port, file.places)
-    return config

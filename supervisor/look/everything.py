@@ -54,15 +54,13 @@ class Looker:
     _directory: DirectoryLooker = field(init=False)
     _processes: ProcessLooker = field(init=False)
     _sockets: SocketLooker = field(init=False)
-    _values: ValueLooker = field(init=False)
+    _values: ValueLooker = field(default_factory=ValueLooker)
 
     def __post_init__(self) -> None:
         """Make the lookers."""
         self._directory = DirectoryLooker(self.directory)
         self._processes = ProcessLooker(self.directory)
         self._sockets = SocketLooker(self.port)
-        every = min(self.stale_values_seconds / _VALUE_LOOKS, _VALUES_SECONDS)
-        self._values = ValueLooker(every)
 
     def look_at_files(
         self, crew: Crew, touched: Collection[str], config_file: ConfigFile | None
@@ -98,11 +96,12 @@ class Looker:
     ) -> Look:
         """Look at everything; `now` is monotonic."""
         seen = self.look_at_files(crew, touched, config_file)
+        every = min(self.stale_values_seconds / _VALUE_LOOKS, _VALUES_SECONDS)
         self._last = replace(
             seen,
             environments=self._processes.look_at_environments(crew, planned),
             listening=self._sockets.look(crew),
-            unmoved=self._values.look(seen.writers.by_session, crew, now),
+            unmoved=self._values.look(seen.writers.by_session, crew, now, every),
         )
         return self._last
 

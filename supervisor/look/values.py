@@ -23,18 +23,21 @@ _FIRST_READ_BYTES: Final = 1 << 14
 
 @dataclass(slots=True)
 class ValueLooker:
-    """Looks again and again, at most so often."""
+    """Looks again and again, at most as often as it is told."""
 
-    every_seconds: float
     _looked_at: float | None = None
     # By session and incarnation: the checksum, and since when it is that.
     _known: dict[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
 
     def look(
-        self, shards: Mapping[str, tuple[Shard, ...]], crew: Crew, now: float
+        self,
+        shards: Mapping[str, tuple[Shard, ...]],
+        crew: Crew,
+        now: float,
+        every_seconds: float,
     ) -> dict[str, float]:
         """Find for how long no value of a session has moved, by name; one without shards not."""
-        due = self._looked_at is None or now - self._looked_at >= self.every_seconds
+        due = self._looked_at is None or now - self._looked_at >= every_seconds
         if due:
             self._looked_at = now
         known = {}

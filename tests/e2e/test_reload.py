@@ -199,16 +199,27 @@ def test_without_a_file_or_a_supervisor_there_is_nothing_to_reload(stack: Stack)
     assert "started without a file" in stack.run("reload", code=2).stderr
 
 
-def test_labels_are_allowed_anew_by_another_metricsd_on_the_same_port(
+def has_replaced_metricsd(stack: Stack, former: int) -> bool:
+    metricsd = stack.status()["metricsd"]
+    return bool(metricsd["state"] == "running" and metricsd["pid"] != former)
+
+
+def test_labels_and_looks_are_as_written_anew_by_another_metricsd_on_the_same_port(
     stack: Stack, file: Path
 ) -> None:
     file.write_text(session("a"))
     stack.start("-f", str(file))
     before = stack.status()
-    file.write_text("allow_labels = ['desk']\n" + session("a"))
-    assert "changed    allow_labels" in stack.run("reload").stdout
-    wait_for(lambda: stack.status()["metricsd"]["pid"] not in {None, before["metricsd"]["pid"]})
-    wait_for(lambda: stack.status()["metricsd"]["state"] == "running")
+    pid = before["metricsd"]["pid"]
+    for key, words in (
+        ("audit_interval_seconds = 7", ["--look-seconds", "5"]),
+        ("allow_labels = ['desk']", ["--look-seconds", "13", "--allow-label", "desk"]),
+    ):
+        file.write_text(f"{key}\n{session('a')}")
+        assert f"{key.partition(' ')[0]}" in stack.run("reload").stdout
+        wait_for(partial(has_replaced_metricsd, stack, pid), what=f"a metricsd with {key}")
+        pid = stack.status()["metricsd"]["pid"]
+        assert psutil.Process(pid).cmdline()[-len(words) :] == words
     assert stack.session("a")["pid"] == before["sessions"][0]["pid"]
 
 
