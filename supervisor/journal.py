@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import supervisor
 from supervisor import kernel
 from supervisor.config import SUPERVISOR
+from supervisor.config.diff import build_stack_settings
 from supervisor.errors import PtsupError
 from supervisor.lifecycle import Process, State
 from supervisor.status import build_state, describe, is_news, render_process
@@ -90,6 +91,8 @@ class Journal:
             "port": config.port,
             "multiproc_dir": str(config.multiproc_dir),
             "denied": list(config.denied),
+            "file": None if config.file is None else str(config.file),
+            "settings": build_stack_settings(config),
         }
         try:
             self.run_dir.write_state(SUPERVISOR, state)

@@ -36,6 +36,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "port": (int,),
     "multiproc_dir": (str,),
     "denied": (list,),
+    "file": (str,),
     "session": (int,),
     "number": (int,),
 }

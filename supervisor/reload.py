@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from supervisor.admission import Admitted, admit, find_gate_refusal
 from supervisor.config import METRICSD, Config
-from supervisor.config.diff import Change, Difference, diff_specs
+from supervisor.config.diff import (
+    Change,
+    Difference,
+    build_stack_settings,
+    diff_settings,
+    diff_specs,
+)
 from supervisor.config.flags import take_settings
 from supervisor.config.values import check_ports
 from supervisor.config_file import read_config_file
@@ -24,7 +30,7 @@ from supervisor.lifecycle import ENDED, State, Target
 from supervisor.status import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from supervisor.config import SessionSpec
     from supervisor.config.toml import FileConfig
@@ -94,14 +100,13 @@ def build_plan(loop: Loop, found: FileConfig) -> Plan:
     living = [spec for spec in others if not _gives_its_name(loop, spec.name)]
     check_ports(specs, living, loop.config.port, found.places)
     config = _build_config(loop.config, found)
-    if config.denied != loop.config.denied:
-        _check_gates(loop, living, config)
+    check_living(loop, living, config, "reload")
     members = {
         spec.name: admit(spec, os.environ, config.multiproc_dir, config.denied) for spec in specs
     }
     old = [member.spec for member in loop.members.values() if member.spec.planned]
     difference = diff_specs(old, specs, dict.fromkeys(loop.fleet.leaving, (_RETURNING,)))
-    settings = _diff_settings(loop.config, config)
+    settings = diff_settings(build_stack_settings(loop.config), build_stack_settings(config))
     return Plan(config, replace(difference, settings=settings), members)
 
 
@@ -143,14 +148,16 @@ def _check_names(
             )
 
 
-def _check_gates(loop: Loop, others: Sequence[SessionSpec], config: Config) -> None:
-    """Refuse a longer list that forbids one that runs and is not of the file; GateError."""
-    for spec in others:
+def check_living(loop: Loop, specs: Iterable[SessionSpec], config: Config, verb: str) -> None:
+    """Refuse a longer list of NO-LIVE that forbids one that is there already; GateError."""
+    if config.denied == loop.config.denied:
+        return
+    for spec in specs:
         inherited = loop.members[spec.name].inherited
         refusal = find_gate_refusal(spec, inherited, config.denied)
         if refusal is not None:
             raise GateError(
-                f"cannot reload: {spec.name}, which is not of the file, runs: {refusal.message}",
+                f"cannot {verb}: {spec.name} is there already: {refusal.message}",
                 f"`ptsup stop {spec.name}` first, or take that out of gates.deny",
             )
 
@@ -158,18 +165,6 @@ def _check_gates(loop: Loop, others: Sequence[SessionSpec], config: Config) -> N
 def _build_config(config: Config, found: FileConfig) -> Config:
     others = (spec for spec in config.sessions if not spec.planned)
     return replace(take_settings(config, found), sessions=(*others, *found.sessions))
-
-
-def _diff_settings(old: Config, new: Config) -> tuple[str, ...]:
-    keys = {
-        "allow_labels": "allow_labels",
-        "audit_interval_seconds": "audit_interval_seconds",
-        "missing_shard_seconds": "missing_shard_seconds",
-        "stale_values_seconds": "stale_values_seconds",
-        "log": "log",
-        "gates.deny": "denied",
-    }
-    return tuple(key for key, name in keys.items() if getattr(old, name) != getattr(new, name))
 
 
 def _apply(loop: Loop, plan: Plan) -> dict[str, int]:

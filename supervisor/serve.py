@@ -19,7 +19,13 @@ from supervisor import kernel
 from supervisor.admission import admit, check_complete
 from supervisor.config.documents import parse_session_document
 from supervisor.config.order import check_order
-from supervisor.config.values import check_ports, check_unique, parse_env, parse_seconds
+from supervisor.config.values import (
+    check_ports,
+    check_unique,
+    parse_denied,
+    parse_env,
+    parse_seconds,
+)
 from supervisor.control import (
     LINE_LIMIT_BYTES,
     Request,
@@ -34,7 +40,7 @@ from supervisor.fleet import Phase, is_opened, is_settled
 from supervisor.lifecycle import ENDED, Process, State
 from supervisor.logs import read_tail
 from supervisor.observe import count_shards, sample_usage
-from supervisor.reload import reload
+from supervisor.reload import check_living, reload
 from supervisor.status import Facts, build_status, describe
 
 if TYPE_CHECKING:
@@ -241,8 +247,13 @@ class Server:
             known={*members, *(spec.name for spec in specs)},
             where=lambda name: f"session {name}",
         )
-        directory, denied = loop.config.multiproc_dir, loop.config.denied
-        loop.add([admit(spec, inherited, directory, denied) for spec in specs])
+        denied = parse_denied(parameters.get("denied", []), "denied")
+        config = loop.config.deny(denied)
+        check_living(loop, living, config, "start")
+        admitted = [admit(spec, inherited, config.multiproc_dir, config.denied) for spec in specs]
+        if config.denied != loop.config.denied:
+            loop.reconfigure(config)
+        loop.add(admitted)
         names = [spec.name for spec in specs]
         done = is_settled if parameters.get("ready") is True else is_opened
         await loop.wait_until(

@@ -114,7 +114,7 @@ def settle_config(config: Config, left: Left) -> Config:
         config,
         host=settled["host"],
         port=settled["port"],
-        denied=tuple(dict.fromkeys((*left.own.get("denied", ()), *config.denied))),
+        denied=config.deny(left.own.get("denied", ())).denied,
         multiproc_dir=Path(settled["multiproc_dir"]),
     )
 

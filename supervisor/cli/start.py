@@ -81,7 +81,7 @@ def start(
     if exit_when_done and not config.sessions:
         raise UsageError("--exit-when-done: there is no session to wait for", "give it one")
     # What one that died here refused besides is refused still.
-    denied = (*run_dir.read_state(SUPERVISOR).get("denied", ()), *config.denied)
+    denied = config.deny(run_dir.read_state(SUPERVISOR).get("denied", ())).denied
     sessions = [admit(spec, os.environ, config.multiproc_dir, denied) for spec in config.members]
     for name in sorted({name for session in sessions for name in session.stripped}):
         click.echo(f"ptsup: {name!a} is left out of the sessions' environment", err=True)
@@ -136,8 +136,11 @@ def _say_waiting(names: Sequence[str]) -> None:
 
 def _hand_over(config: Config, run_dir: RunDir, *, exit_when_done: bool, detach: bool) -> int:
     from supervisor import foreground
-    from supervisor.handover import hand_over
+    from supervisor.handover import hand_over, render_left_out
+    from telemetry.plain import escape
 
+    for line in render_left_out(config, run_dir.read_state(SUPERVISOR)):
+        click.echo(f"ptsup: {escape(line)}", err=True)
     sessions = hand_over(config, os.environ, run_dir, ready=detach)
     code = say_sessions(sessions, failing={"fatal"})
     if detach or code:

@@ -7,14 +7,14 @@ Data only. A session spec is one JSON document, so that it can be handed over a 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from telemetry.mode import Mode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 SESSION_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -128,8 +128,8 @@ class Config:
     host: str
     port: int
     multiproc_dir: Path
-    given: frozenset[str] = frozenset()  # which of the three a flag or the file gave
-    flagged: frozenset[str] = frozenset()  # which of them a flag gave
+    given: frozenset[str] = frozenset()  # the keys, as in a file, that a flag or the file gave
+    flagged: frozenset[str] = frozenset()  # which of host, port and multiproc_dir a flag gave
     file: Path | None = None  # what a reload reads
     sessions: tuple[SessionSpec, ...] = ()
     denied: tuple[str, ...] = ()  # what NO-LIVE refuses besides its own list
@@ -140,6 +140,10 @@ class Config:
     audit_interval_seconds: float = DEFAULT_AUDIT_INTERVAL_SECONDS
     missing_shard_seconds: float = DEFAULT_MISSING_SHARD_SECONDS
     stale_values_seconds: float = DEFAULT_STALE_VALUES_SECONDS
+
+    def deny(self, names: Iterable[str]) -> Config:
+        """Refuse these, too: the list only grows."""
+        return replace(self, denied=tuple(dict.fromkeys((*self.denied, *names))))
 
     @property
     def metricsd_options(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ Pure. It names keys and never shows a value.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from supervisor.config.keys import SETTINGS, build_settings
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from supervisor.config import SessionSpec
+    from supervisor.config import Config, SessionSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,23 @@ def diff_keys(old: SessionSpec, new: SessionSpec) -> tuple[str, ...]:
     keys += [key for key in SETTINGS if before.get(key) != after.get(key)]
     names = sorted(old.env.keys() | new.env.keys())
     return (*keys, *(f"env.{name}" for name in names if old.env.get(name) != new.env.get(name)))
+
+
+def build_stack_settings(config: Config) -> dict[str, Any]:
+    """Build the settings of the stack as a whole, by their keys in a file, as JSON values."""
+    return {
+        "allow_labels": list(config.allow_labels),
+        "audit_interval_seconds": config.audit_interval_seconds,
+        "missing_shard_seconds": config.missing_shard_seconds,
+        "stale_values_seconds": config.stale_values_seconds,
+        "log": asdict(config.log),
+        "gates.deny": list(config.denied),
+    }
+
+
+def diff_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, ...]:
+    """Name those that differ, of what `build_stack_settings` built."""
+    return tuple(key for key, value in new.items() if old.get(key) != value)
 
 
 def _restarts(keys: Iterable[str]) -> bool:

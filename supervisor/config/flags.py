@@ -152,7 +152,7 @@ def build_config(
         host=host or DEFAULT_HOST,
         port=port or fallback.port,
         multiproc_dir=cwd / (directory or fallback.multiproc_dir),
-        given=frozenset(name for name, value in found.items() if value is not None),
+        given=file.given.union(name for name, value in found.items() if value is not None),
         flagged=frozenset(flagged),
         file=file.path,
         sessions=tuple(sessions),
@@ -165,7 +165,7 @@ def build_config(
 def take_settings(config: Config, file: FileConfig) -> Config:
     """Go by all that a file says besides sessions and places; where it is silent, the default."""
     return replace(
-        config,
+        config.deny(file.denied),
         file_mark=file.mark,
         exporters=file.exporters,
         allow_labels=file.allow_labels,
@@ -173,6 +173,4 @@ def take_settings(config: Config, file: FileConfig) -> Config:
         missing_shard_seconds=file.missing_shard_seconds or DEFAULT_MISSING_SHARD_SECONDS,
         stale_values_seconds=file.stale_values_seconds or DEFAULT_STALE_VALUES_SECONDS,
         log=file.log,
-        # The list of what is refused only grows.
-        denied=tuple(dict.fromkeys((*config.denied, *file.denied))),
     )

@@ -59,6 +59,7 @@ class FileConfig:
     stale_values_seconds: float | None = None
     sessions: tuple[SessionSpec, ...] = ()
     exporters: tuple[SessionSpec, ...] = ()
+    given: frozenset[str] = frozenset()  # the keys of the file as a whole that it has
     # Where the keys and the names of the above stand, for what is found to be wrong later.
     places: Mapping[str, str] = field(default_factory=dict)
     mark: int = 0
@@ -133,6 +134,7 @@ def parse_toml(
         mark=find_mark(text.encode(errors="surrogateescape")),
         sessions=tuple(sessions.values()),
         exporters=tuple(exporters.values()),
+        given=frozenset(document),
         places={
             **{key: str(reader.find((key,))) for key in document},
             **{name: str(reader.find(keys)) for name, keys in reader.tables.items()},

@@ -100,7 +100,7 @@ supervisor.readiness      shell  config.values events probe
 supervisor.confine        shell
 supervisor.config_file    shell  config.toml errors
 supervisor.children       shell  kernel
-supervisor.journal        shell  supervisor config errors kernel lifecycle status
+supervisor.journal        shell  supervisor config config.diff errors kernel lifecycle status
 supervisor.publisher      shell  exposition fleet kernel
 supervisor.spawner        shell  supervisor admission children config environ errors events kernel
                                  spawn
@@ -110,8 +110,8 @@ supervisor.loop           shell  adopt adoption audit children claims config cre
                                  events fleet journal lifecycle logs look.everything probe publisher
                                  readiness rotator rounds spawner status telemetry.clearing
                                  telemetry.mode
-supervisor.reload         shell  admission config config.diff config.values config_file errors
-                                 events fleet lifecycle status
+supervisor.reload         shell  admission config config.diff config.flags config.values config_file
+                                 errors events fleet lifecycle status
 supervisor.serve          shell  supervisor admission config.documents config.order config.values
                                  control drift errors events fleet kernel lifecycle logs
                                  observe reload status
@@ -133,7 +133,7 @@ supervisor.doctor.stack   shell  client config control doctor.facts doctor.proce
                                  errors kernel look.health observe orphans probe
                                  telemetry.holders telemetry.mode
 supervisor.follow         shell  logs telemetry.plain
-supervisor.handover       shell  client config config.documents control errors
+supervisor.handover       shell  client config config.diff config.documents control errors
 supervisor.report         shell  client control orphans
 supervisor.foreground     shell  client control errors follow launch status
 supervisor.cli            pure
@@ -143,7 +143,7 @@ supervisor.cli.doctor     shell  cli.options config config.flags doctor doctor.f
                                  errors telemetry.plain
 supervisor.cli.start      shell  admission cli.options client config config.flags errors
                                  foreground
-                                 handover launch loop takeover
+                                 handover launch loop takeover telemetry.plain
 supervisor.cli.reload     shell  cli.options client config.diff control foreground telemetry.plain
 supervisor.cli.stop       shell  cli.options client config control errors foreground orphans
 supervisor.cli.status     shell  cli.options client errors render report

@@ -339,6 +339,7 @@ def test_a_whole_file_is_read() -> None:
     }
     assert replace(found, places={}) == FileConfig(
         path=FILE,
+        given=frozenset({"host", "port", "multiproc_dir", "session"}),
         mark=find_mark(GOOD.encode()),
         host="127.0.0.1",
         port=9200,

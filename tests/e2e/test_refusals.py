@@ -177,6 +177,36 @@ def test_the_name_after_the_dashes_is_unique_in_the_running_stack_too(stack: Sta
     assert [s["name"] for s in stack.status()["sessions"]] == ["sleep", "sleep-2"]
 
 
+def test_a_hand_over_says_of_each_setting_of_its_file_that_it_is_left_as_it_is(
+    stack: Stack,
+) -> None:
+    file, other = stack.cwd / "ptsup.toml", stack.cwd / "other.toml"
+    file.write_text("allow_labels = ['floor']\n")
+    stack.start("-f", str(file))
+    other.write_text(
+        "allow_labels = ['desk']\naudit_interval_seconds = 15\nstale_values_seconds = 9\n"
+        "log = { backups = 1 }\n[gates]\ndeny = ['ACME_GO']\n[session.a]\ncommand = 'sleep 600'\n"
+    )
+    said = stack.run("start", "-d", "-f", str(other))
+    left = "is left as the supervisor that runs has it;"
+    assert said.stderr.splitlines() == [
+        f"ptsup: {other}: {key} {left} write it into {file}, then `ptsup reload` takes it over"
+        for key in ("allow_labels", "stale_values_seconds", "log")
+    ]
+    file.write_text(other.read_text().replace("session.a", "session.b"))
+    said = stack.run("start", "-d", "-f", str(file))
+    assert f"{file}: log {left} `ptsup reload` takes it over\n" in said.stderr
+    # What it refuses besides counts from now on, for everybody, and after a crash too.
+    assert "ACME_GO" in stack.start("-s", "c=env ACME_GO=1 sleep 600", code=6).stderr
+    assert stack.read_state("supervisor")["denied"] == ["ACME_GO"]
+    # And is refused while one is there that it forbids.
+    stack.start("-s", "c=env ACME_ON=1 sleep 600")
+    other.write_text("[gates]\ndeny = ['ACME_ON']\n[session.d]\ncommand = 'sleep 600'\n")
+    refused = stack.run("start", "-d", "-f", str(other), code=6)
+    assert refused.stderr.startswith("ptsup: cannot start: c is there already: ACME_ON")
+    assert [s["name"] for s in stack.status()["sessions"]] == ["a", "b", "c"]
+
+
 def test_exit_when_done_counts_for_a_hand_over_too(stack: Stack) -> None:
     stack.start("-s", "a=sleep 600")
     stack.run("start", "--exit-when-done", "-s", "good=true")
