@@ -7,7 +7,6 @@ directory that cannot be read costs no scrape: what was last read stays on the p
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import os
@@ -16,49 +15,31 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from telemetry import own_metrics
-from telemetry.base import Base, BaseError, absorb_all, absorb_removed
-from telemetry.families import OWN_MODES, Totals, add_up, build_base_groups, build_plan
-from telemetry.fold import (
-    BASE,
-    Claim,
-    list_claims,
-    lock_retired,
-    publish,
-    read_base,
-    recover,
-    remove_claims,
-    set_aside_base,
-    write_next,
-)
+from telemetry.base import BaseError, absorb_all, absorb_removed
+from telemetry.complaints import Complaints
+from telemetry.families import OWN_MODES, add_up, build_base_groups, build_plan
+from telemetry.fold import publish, remove_claims, write_next
 from telemetry.page import Exposition
 from telemetry.readings import Placed, Readings
-from telemetry.shards import (
-    NOTHING,
-    RETIRED,
-    Defect,
-    DirectoryMark,
-    Listing,
-    Stillness,
-    list_directory,
-)
+from telemetry.retired import Retired, RetiredHeldError
+from telemetry.shards import NOTHING, Defect, Stillness, list_directory
+from telemetry.single_flight import SingleFlight
+from telemetry.violations import Violations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from telemetry.answers import Page
     from telemetry.base import Section, ShardEntries
-    from telemetry.families import Plan, Violation
+    from telemetry.families import Plan, Totals
+    from telemetry.fold import Claim
     from telemetry.groups import Group, Source
     from telemetry.policy import LabelPolicy
-    from telemetry.shards import DirectoryMark, Shard
-
-T = TypeVar("T")
-# Device, inode, size and time of the last writing.
-FileMark: TypeAlias = tuple[int, int, int, int]
+    from telemetry.shards import DirectoryMark, Listing, Shard
 
 # Shards move while they are listed; each attempt begins with a new listing.
 _LISTINGS: Final = 8
@@ -66,41 +47,8 @@ _LISTINGS: Final = 8
 _CLAIMS_AT_ONCE: Final = 64
 # So much is told in the health document, however much there is.
 _TOLD: Final = 100
-_TOLD_CHARACTERS: Final = 200
 
 _logger = logging.getLogger(__name__)
-
-
-class RetiredHeldError(Exception):
-    """Another process folds the claims of this directory."""
-
-    def __init__(self, retired: Path) -> None:
-        super().__init__(f"another metricsd has {retired}")
-
-
-class SingleFlight(Generic[T]):
-    """Lets callers share one run of a costly function, never a run that began before the call.
-
-    Runs follow one another. Who arrives during a run waits for the next one; all who arrived
-    meanwhile share it. A run that raises is shared with nobody: the next caller runs anew.
-    """
-
-    def __init__(self, function: Callable[[], T], turn: threading.Lock | None = None) -> None:
-        self._function = function
-        self._turn = turn or threading.Lock()
-        self._begun = 0  # counts up as a run begins, inside the turn
-        self._finished: tuple[int, T] | None = None
-
-    def call(self) -> T:
-        """Give the value of a run that began after this call did."""
-        begun_before = self._begun
-        with self._turn:
-            if self._finished is not None and self._finished[0] > begun_before:
-                return self._finished[1]
-            self._begun += 1
-            value = self._function()
-            self._finished = (self._begun, value)
-            return value
 
 
 class Merge:
@@ -155,60 +103,38 @@ class ShardCollector:
         supervisor: Path | None = None,
     ) -> None:
         self._directory = directory
-        self._retired = directory / RETIRED
+        self._complaints = Complaints()
+        self._retired = Retired(directory, self._complaints)
         self._policy = policy
         self._readings = Readings(descriptor_limit=descriptor_limit)
-        self._base = Base()
-        self._base_file: FileMark | None = None
         self._base_groups: dict[Section, Group] = {}
         self._plan: Plan | None = None
         self._planned_at: tuple[object, ...] = ()
         self._planned_for: tuple[object, ...] = ()
         self._listed = _Listed(NOTHING, [], [], Counter())
         self._stillness = Stillness()
-        self._retired_stillness = Stillness()
-        self._claimless: DirectoryMark | None = None  # of `.retired`, when no claim was in it
         self._exposition = Exposition()
         self._supervisor = own_metrics.SupervisorPart(supervisor)
         self._turn = threading.Lock()  # whoever reads, or changes what is read
         self._folding = threading.Lock()
         self._flight = SingleFlight(self._merge, self._turn)
-        self._violations: dict[Violation, int] = {}
-        self._violations_total = 0
+        self._violations = Violations()
         self._health: dict[str, Any] = {}
         self._merged_at = -math.inf
-        self._lock: int | None = None  # on `.retired/`: without it nothing is folded
-        self._complaints: dict[str, str] = {}
         self._shard_complaints: dict[str, str] = {}
 
     def open(self) -> None:
-        """Take over the base that there is; what a crash left of a fold is finished or removed.
+        """Take over the base that there is, and what a crash left of a fold.
 
         Raises RetiredHeldError when another process folds there, OSError when the base is there
         and cannot be read now.
         """
-        base = Base()
-        self._try("lock .retired", self._take_lock)  # on a read-only disk there is no fold
-        try:
-            self._refuse_other()
-            base = read_base(self._retired)
-        except NotADirectoryError as error:
-            self._complain("claims", f"cannot use {self._retired}: {error.strerror}")
-        except BaseError as error:
-            _logger.error("the base is unreadable: %s", error)  # noqa: TRY400
-            self._try("set it aside", self._set_aside_base)
-        self._use_base(base)
-        if self._lock is not None:
-            self._try("recover", lambda: recover(self._retired, base))
-
-    def _set_aside_base(self) -> None:
-        _logger.warning("it was kept as %s", set_aside_base(self._retired))
+        self._retired.open()
+        self._group_base()
 
     def close(self) -> None:
         """Give back the lock and the shards."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._retired.close()
         self._readings.drop(list(self._readings.sources.values()))
 
     # -- Scraping -----------------------------------------------------------------------------
@@ -242,12 +168,12 @@ class ShardCollector:
             except FileNotFoundError as error:
                 if attempt < _LISTINGS - 1 and self._directory.is_dir():
                     continue  # a claim was completed under our eyes
-                self._complain("list", f"cannot list the shards: {error}")
+                self._complaints.note("list", f"cannot list the shards: {error}")
                 break
             except OSError as error:
-                self._complain("list", f"cannot list the shards: {error}")
+                self._complaints.note("list", f"cannot list the shards: {error}")
                 break
-            self._complain("list", "")
+            self._complaints.note("list", "")
             if listed is self._listed:
                 break
             if attempt == 0 and self._readings.find_missing(listed.placed):
@@ -267,7 +193,7 @@ class ShardCollector:
         mark, flat = self._stillness.find_mark(self._directory), former.flat
         if mark is None or mark != former.mark:
             flat = list_directory(self._directory, flat)
-        claims = self._list_claims()
+        claims = self._retired.list_claims(former.claims)
         if flat is former.flat and not claims and not former.claims and not refused:
             former.mark = mark
             return former
@@ -277,23 +203,6 @@ class ShardCollector:
             placed += [Placed(shard, claim.number or 0) for shard in claim.shards]
             defects.update(defect for _, defect in claim.defects)
         return _Listed(flat, placed, claims, defects, mark)
-
-    def _list_claims(self) -> list[Claim]:
-        """List what the base does not hold yet; where that cannot be done, the last list stands.
-
-        Raises FileNotFoundError when a claim goes while it is listed.
-        """
-        try:
-            self._refuse_other()
-            claims = list_claims(self._retired, after=self._base.claim)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            self._complain("claims", f"cannot use {self._retired}: {error.strerror or error}")
-            folded = self._base.claim
-            return [c for c in self._listed.claims if c.number is None or c.number > folded]
-        self._complain("claims", "")
-        return claims
 
     def _find_plan(self) -> Plan:
         """Find what adds up with what; decided anew only when the series have changed."""
@@ -307,33 +216,9 @@ class ShardCollector:
             wanted = (seen if own else (), *ordered)
             if self._plan is None or wanted != self._planned_for:
                 self._plan, self._planned_for = build_plan(ordered, self._policy), wanted
-                self._note_violations(self._plan)
+                self._violations.note(self._plan.violations)
             self._planned_at = seen
         return self._plan
-
-    def _note_violations(self, plan: Plan) -> None:
-        for violation, series in plan.violations.items():
-            self._violations_total += max(0, series - self._count_noted(violation, plan))
-            if violation not in self._violations:
-                _logger.warning(
-                    "left off the page: %s of pid %d has the label %r",
-                    ascii(violation.family),
-                    violation.pid,
-                    violation.label,
-                )
-        self._violations = dict(plan.violations)
-
-    def _count_noted(self, violation: Violation, plan: Plan) -> int:
-        """Count the series of a violation that are counted already, by whoever wrote them."""
-        noted = self._violations.get(violation, 0)
-        if violation.pid:
-            return noted
-        # What a pid left to the base was counted when it was that pid's.
-        return noted + sum(
-            series
-            for former, series in self._violations.items()
-            if former[:2] == violation[:2] and former not in plan.violations
-        )
 
     def _gather_facts(self, seconds: float) -> own_metrics.Facts:
         listed = self._listed
@@ -342,8 +227,8 @@ class ShardCollector:
             retired=listed.in_claims,
             unreadable=self._count_defects(),
             scrape_seconds=seconds,
-            violations_total=self._violations_total,
-            dropped_total=self._base.dropped,
+            violations_total=self._violations.total,
+            dropped_total=self._retired.base.dropped,
         )
 
     def _count_defects(self) -> Counter[str]:
@@ -363,14 +248,6 @@ class ShardCollector:
                 _logger.warning("cannot use %s, or not all of it: %s", name, text)
         self._shard_complaints = found
 
-    def _complain(self, subject: str, text: str) -> None:
-        """Log what is wrong once; a subject that is well again may be complained of again."""
-        if not text:
-            self._complaints.pop(subject, None)
-        elif self._complaints.get(subject) != text:
-            _logger.warning("%s", text)
-            self._complaints[subject] = text
-
     def describe(self) -> dict[str, Any]:
         """Give the health document's part, as of the last scrape; it waits for nobody."""
         return self._health
@@ -380,10 +257,10 @@ class ShardCollector:
             "shards_unreadable": {str(d): n for d, n in self._count_defects().items()},
             "unreadable": list(islice(self._tell_unreadable(), _TOLD)),
             "shards_retired": self._listed.in_claims,
-            "base_claim": self._base.claim,
-            "label_violations_total": self._violations_total,
-            "label_violations": list(islice(self._tell_violations(), _TOLD)),
-            "directory": self._complaints.get("list", "ok"),
+            "base_claim": self._retired.base.claim,
+            "label_violations_total": self._violations.total,
+            "label_violations": list(islice(self._violations.tell(), _TOLD)),
+            "directory": self._complaints.find("list") or "ok",
         }
 
     def _tell_unreadable(self) -> Iterator[dict[str, str]]:
@@ -393,17 +270,6 @@ class ShardCollector:
             if told and shard.path.parent == self._directory:
                 yield {"shard": shard.path.name, "defects": ", ".join(told)}
 
-    def _tell_violations(self) -> Iterator[dict[str, Any]]:
-        """Tell of the series left off the page; first of those whose writers may still live."""
-        for found in sorted(self._violations, key=lambda found: not found.pid):
-            yield {
-                "metric": found.family[:_TOLD_CHARACTERS],
-                "label": found.label[:_TOLD_CHARACTERS],
-                "pid": found.pid,
-                "shard": found.shard,
-                "series": self._violations[found],
-            }
-
     # -- Folding ------------------------------------------------------------------------------
 
     def fold(self) -> bool:
@@ -412,17 +278,16 @@ class ShardCollector:
             try:
                 return self._fold()
             except (OSError, BaseError, RetiredHeldError) as error:
-                self._complain("fold", f"cannot fold: {error}")
+                self._complaints.note("fold", f"cannot fold: {error}")
                 return False
 
     def _fold(self) -> bool:
-        self._take_lock()
-        if self._lock is None:
+        if not self._retired.take_lock():
             return False
         with self._turn:
             claims = self._choose_claims()
             gone = self._readings.find_unlinked_dead()
-            if not claims and not gone and not self._is_base_lost():
+            if not claims and not gone and not self._retired.is_base_lost():
                 return False
             chosen = {claim.path: self._find_sources(claim) for claim in claims}
             bad = self._find_bad(chosen)
@@ -431,76 +296,33 @@ class ShardCollector:
                 for claim in claims
             ]
             removed = [self._describe(source) for source in gone]
-        base = absorb_removed(absorb_all(self._base, held), removed)
-        write_next(self._retired, base)
+        base = absorb_removed(absorb_all(self._retired.base, held), removed)
+        write_next(self._retired.path, base)
         with self._turn:
-            publish(self._retired)
+            publish(self._retired.path)
             self._readings.drop(source for sources in chosen.values() for source in sources)
             self._readings.drop(gone)
-            self._use_base(base)
-        self._complain("fold", "")
-        self._try("remove what was folded", lambda: remove_claims(self._retired, claims, bad))
+            self._retired.use(base)
+            self._group_base()
+        self._complaints.note("fold", "")
+        retired = self._retired.path
+        self._complaints.attempt(
+            "remove what was folded", lambda: remove_claims(retired, claims, bad)
+        )
         return True
-
-    def _take_lock(self) -> None:
-        """Take the lock, anew when the directory was replaced; not in a missing directory."""
-        if self._lock is not None:
-            if _is_same(self._lock, self._retired):
-                return
-            os.close(self._lock)
-            self._lock = None
-        if self._directory.is_dir():
-            self._refuse_other()
-            self._lock = lock_retired(self._directory)
-            if self._lock is None:
-                raise RetiredHeldError(self._retired)
-
-    def _refuse_other(self) -> None:
-        """Raise NotADirectoryError when `.retired` is anything else, a link to one included."""
-        if os.path.lexists(self._retired) and (
-            self._retired.is_symlink() or not self._retired.is_dir()
-        ):
-            raise NotADirectoryError(errno.ENOTDIR, "not a directory", str(self._retired))
 
     def _choose_claims(self) -> list[Claim]:
         """Choose the complete claims to fold, after a reading that is the last word on them."""
-        if not self._has_claims():
+        if not self._retired.has_claims():
             return []
         self._read()
         # What could not be opened now may be opened later, and is not to be folded past.
-        if self._readings.starved or not {"list", "claims"}.isdisjoint(self._complaints):
+        if self._readings.starved or self._complaints.any_of(("list", "claims")):
             return []
         # Where everything moves, the list may be an old one: of before the last fold.
-        complete = [
-            claim for claim in self._listed.claims if (claim.number or 0) > self._base.claim
-        ]
+        folded = self._retired.base.claim
+        complete = [claim for claim in self._listed.claims if (claim.number or 0) > folded]
         return complete[:_CLAIMS_AT_ONCE]
-
-    def _has_claims(self) -> bool:
-        """Whether there may be complete ones; one that was left alone since is not opened again.
-
-        Who asks after our health every second would else wake whoever watches the directory.
-        """
-        try:
-            mark = self._retired_stillness.find_mark(self._retired)
-        except OSError:
-            mark = None
-        if mark is not None and mark == self._claimless:
-            return False
-        found = any(name.startswith("claim-") for name in _list_names(self._retired))
-        self._claimless = None if found else mark
-        return found
-
-    def _is_base_lost(self) -> bool:
-        """Whether our base is no longer the file we published, its directory being there.
-
-        It was replaced, by one without a base, or somebody wrote to it or cut it.
-        """
-        return (
-            bool(self._base.sections)
-            and self._directory.is_dir()
-            and _mark(self._retired / BASE) != self._base_file
-        )
 
     def _find_sources(self, claim: Claim) -> list[Source]:
         found = ((shard, self._readings.sources.get(shard.inode)) for shard in claim.shards)
@@ -524,19 +346,8 @@ class ShardCollector:
         shard = source.shard
         return shard.kind, shard.mode, shard.pid, self._readings.entries(source)
 
-    def _use_base(self, base: Base) -> None:
-        self._base = base
-        self._base_file = _mark(self._retired / BASE)
-        self._base_groups = build_base_groups(base, self._base_groups)
-
-    def _try(self, what: str, action: Callable[[], None]) -> None:
-        """Do what no total depends on, and say so when it fails."""
-        try:
-            action()
-        except OSError as error:
-            self._complain(what, f"cannot {what}: {error}")
-        else:
-            self._complain(what, "")
+    def _group_base(self) -> None:
+        self._base_groups = build_base_groups(self._retired.base, self._base_groups)
 
 
 def _is_twin(source: Source, shard: Shard) -> bool:
@@ -547,29 +358,6 @@ def _is_twin(source: Source, shard: Shard) -> bool:
         return os.path.samestat(source.shard.path.lstat(), shard.path.lstat())
     except FileNotFoundError:  # it was moved here while we listed
         return False
-
-
-def _mark(path: Path) -> FileMark | None:
-    """Take down what tells a file from another, and from itself once it is written to."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _is_same(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _list_names(directory: Path) -> list[str]:
-    try:
-        return os.listdir(directory)  # noqa: PTH208  names are all that is asked for
-    except OSError:
-        return []
 
 
 def open_collector(

@@ -225,7 +225,8 @@ def _open_collector(options: Options, descriptor_limit: int) -> Collector:
     try:
         # Imported here: it brings prometheus_client, which takes longer than all the rest, and
         # which decides at its import whether its own metrics become shards.
-        from telemetry.collector import RetiredHeldError, open_collector  # noqa: PLC0415
+        from telemetry.collector import open_collector  # noqa: PLC0415
+        from telemetry.retired import RetiredHeldError  # noqa: PLC0415
     except ImportError as error:
         missing = (error.name or "").partition(".")[0] or error
         _logger.warning("cannot import %s: /metrics stays empty", missing)

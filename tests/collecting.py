@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 def close(collector: ShardCollector) -> None:
     """Close what a collector keeps open; in metricsd it lives as long as the process."""
     collector._readings.drop(list(collector._readings.sources.values()))
-    if collector._lock is not None:
-        os.close(collector._lock)
-        collector._lock = None
+    if collector._retired._lock is not None:
+        os.close(collector._retired._lock)
+        collector._retired._lock = None
 
 
 @contextmanager

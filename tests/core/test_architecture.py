@@ -214,10 +214,15 @@ telemetry.readings        shell  gathering groups layouts processes shards
 telemetry.families        shell  groups shards
 telemetry.page            shell  answers
 telemetry.own_metrics     shell  families processes version
-telemetry.collector       shell  base families fold own_metrics page readings shards
+telemetry.single_flight   shell
+telemetry.complaints      shell
+telemetry.violations      shell
+telemetry.retired         shell  base fold shards
+telemetry.collector       shell  base complaints families fold own_metrics page readings
+                                 retired shards single_flight violations
 telemetry.server          shell
 telemetry.metricsd        shell  answers clearing collector descriptors handback listen log_lines
-                                 mode plain policy server shards
+                                 mode plain policy retired server shards
 """
 
 # All that the supervisor may know of telemetry.

@@ -167,10 +167,14 @@ def is_printable(key: Key) -> bool:
     ids=["live", "lasting"],
 )
 def test_the_page_keeps_the_good_shard_whatever_lies_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], renewed: int | None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    names: tuple[str, ...],
+    renewed: int | None,
 ) -> None:
     # Thousands of warnings, which the test's own log would keep.
-    monkeypatch.setattr(logging.getLogger("telemetry.collector"), "disabled", True)
+    caplog.set_level(logging.CRITICAL, "telemetry")
     # What is kept for later is bounded; with small bounds it is full before it is measured.
     monkeypatch.setattr("telemetry.layouts._KEYS_SLACK", 64)
     monkeypatch.setattr("telemetry.layouts._CANDIDATE_LENGTHS", 8)

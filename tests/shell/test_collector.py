@@ -20,9 +20,7 @@ from prometheus_client.registry import CollectorRegistry
 from telemetry.answers import Page
 from telemetry.collector import (
     Merge,
-    RetiredHeldError,
     ShardCollector,
-    SingleFlight,
     open_collector,
 )
 from telemetry.families import add_up, build_plan
@@ -32,7 +30,9 @@ from telemetry.page import Exposition, Format
 from telemetry.policy import build_policy
 from telemetry.processes import read_identity
 from telemetry.readings import Readings
+from telemetry.retired import RetiredHeldError
 from telemetry.shards import RETIRED, SHARD_LIMIT_BYTES, list_directory, render_shard
+from telemetry.single_flight import SingleFlight
 from waiting import wait_for
 
 if TYPE_CHECKING:
@@ -717,7 +717,7 @@ def test_a_bad_base_that_cannot_be_set_aside_keeps_no_page_back(
     def refuse(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr("telemetry.collector.set_aside_base", refuse)
+    monkeypatch.setattr("telemetry.retired.set_aside_base", refuse)
     assert jobs(open_collector(directory)) == {'jobs_total{reason="0"}': 7}
 
 
