@@ -221,8 +221,9 @@ telemetry.retired         shell  base fold shards
 telemetry.collector       shell  base complaints families fold own_metrics page readings
                                  retired shards single_flight violations
 telemetry.server          shell
+telemetry.options         shell  mode policy
 telemetry.metricsd        shell  answers clearing collector descriptors handback listen log_lines
-                                 mode plain policy retired server shards
+                                 mode options plain retired server shards
 """
 
 # All that the supervisor may know of telemetry.
