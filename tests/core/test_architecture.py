@@ -112,9 +112,10 @@ supervisor.loop           shell  adopt adoption audit children claims config cre
                                  telemetry.mode
 supervisor.reload         shell  admission config config.diff config.flags config.values config_file
                                  errors events fleet lifecycle status
-supervisor.serve          shell  supervisor admission config.documents config.order config.values
-                                 control drift errors events fleet kernel lifecycle logs
-                                 observe reload status
+supervisor.verbs          shell  supervisor admission config.documents config.order config.values
+                                 drift errors events fleet kernel lifecycle logs observe reload
+                                 status
+supervisor.serve          shell  control errors kernel verbs
 supervisor.orphans        shell  adoption client config config.keys errors kernel observe status
                                  telemetry.clearing
 supervisor.takeover       shell  admission adoption client config drift.facts errors gates kernel
