@@ -44,6 +44,8 @@ class Admitted:
     spec: SessionSpec
     inherited: Mapping[str, str]
     missing: tuple[str, ...] = ()  # what of it nobody could tell us after a crash
+    # The keys by which it is otherwise than what it was spawned by, if it runs from before a crash.
+    outdated: tuple[str, ...] = ()
 
     @property
     def stripped(self) -> tuple[str, ...]:

@@ -33,7 +33,8 @@ def adopt(
     ]
     for each in adopted:
         name, incarnation = each.name, each.incarnation
-        children.origins[name] = Origin(incarnation, each.nonce, each.identity)
+        marks = each.record.get("marks", {})
+        children.origins[name] = Origin(incarnation, each.nonce, each.identity, marks)
         if each.pid is not None:
             children.present[name] = Adoptee(
                 *(name, incarnation, each.pid, each.nonce, each.identity, deaths.census)

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from supervisor.claims import Claims
-    from supervisor.drift.facts import FileId, LostListener, Orphan, SessionPlan, Unrotatable
+    from supervisor.drift.facts import (
+        FileId,
+        LostListener,
+        Orphan,
+        Outdated,
+        SessionPlan,
+        Unrotatable,
+    )
     from supervisor.look.everything import ConfigFile
     from supervisor.look.processes import Crew
 
@@ -53,8 +60,8 @@ class Inherited:
 class Audit:
     """The audit of one supervisor.
 
-    `find_crew` lists who lives, `find_planned` how each session was to run, `find_health` gives
-    metricsd's last health document.
+    `find_crew` lists who lives, `find_planned` how each session was to run, `find_outdated` who
+    goes on as a former supervisor spawned it; `find_health` gives metricsd's last health document.
     """
 
     directory: Path
@@ -65,7 +72,8 @@ class Audit:
     find_crew: Callable[[], Crew]
     find_planned: Callable[[], Mapping[str, SessionPlan]]
     find_health: Callable[[], Mapping[str, Any]]
-    find_config_file: Callable[[], ConfigFile | None]
+    find_config_files: Callable[[], tuple[ConfigFile, ...]]
+    find_outdated: Callable[[], tuple[Outdated, ...]]
     note_change: Callable[[], None]
     inherited: Inherited = field(default_factory=Inherited)
     unrotatable: dict[str, Unrotatable] = field(default_factory=dict)  # by name
@@ -75,7 +83,8 @@ class Audit:
     _looker: Looker = field(init=False)
     _look: Look = field(default_factory=Look)
     _watch: Watch | None = None
-    _watched: ConfigFile | None = None
+    _watched: tuple[ConfigFile, ...] = ()
+    _outdated: tuple[Outdated, ...] = ()
     _touched: set[str] = field(default_factory=set)
     _blind: bool = False  # what was touched is not known: look at the files anyway
     _looked_at: float = -math.inf
@@ -133,13 +142,12 @@ class Audit:
         self._failed = repr(error)
 
     def _take_touched(self) -> frozenset[str] | None:
-        config_file = self.find_config_file()
-        if self._watch is None or config_file != self._watched:
+        files = self.find_config_files()
+        if self._watch is None or files != self._watched:
             self.close()
             # Its parent tells when the directory itself comes back.
-            paths = [self.directory, self.directory.parent]
-            paths += [config_file.path] if config_file else []
-            self._watch, self._watched = Watch(tuple(paths)), config_file
+            paths = (self.directory, self.directory.parent, *(file.path for file in files))
+            self._watch, self._watched = Watch(paths), files
         return self._watch.take()
 
     def close(self) -> None:
@@ -158,7 +166,7 @@ class Audit:
                 self._looker.look_at_all,
                 self.find_crew(),
                 touched,
-                self.find_config_file(),
+                self.find_config_files(),
                 self.find_planned(),
                 self._looked_at,
             )
@@ -168,7 +176,7 @@ class Audit:
         async with self._looking:
             touched = self._begin_look()
             self._look = await asyncio.to_thread(
-                self._looker.look_at_files, self.find_crew(), touched, self.find_config_file()
+                self._looker.look_at_files, self.find_crew(), touched, self.find_config_files()
             )
         await self._end_look()
 
@@ -176,6 +184,7 @@ class Audit:
         touched = frozenset(self._touched)
         self._touched.clear()
         self._blind = False
+        self._outdated = self.find_outdated()
         return touched
 
     async def _end_look(self) -> None:
@@ -214,6 +223,7 @@ class Audit:
             lapses=tuple(self._lapses),
             lost_listeners=self.inherited.lost_listeners,
             unrotatable=tuple(self.unrotatable.values()),
+            outdated=self._outdated,
         )
         known = self._look, health.get("unreadable"), health.get("label_violations"), noted
         if known == self._known and now < self._expires_at:

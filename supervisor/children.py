@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from supervisor import kernel
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from supervisor.adoptee import Adoptee
     from supervisor.spawn import Child
 
@@ -22,6 +24,8 @@ class Origin:
     incarnation: int
     nonce: str
     identity: str | None = None
+    # By what keys, to be told from others (config.marks); empty: not known.
+    marks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

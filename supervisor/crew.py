@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from supervisor.adoptee import Adoptee
 from supervisor.config import Role
+from supervisor.config.marks import build_marks, diff_marks
 from supervisor.config.values import find_awaited_port
-from supervisor.drift.facts import SessionPlan
+from supervisor.drift.facts import Outdated, SessionPlan
 from supervisor.environ import build_planned
+from supervisor.lifecycle import Target
 from supervisor.look.processes import Crew, Member
 from telemetry.mode import Mode
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from supervisor.admission import Admitted
-    from supervisor.children import Children
+    from supervisor.children import Children, Origin
+    from supervisor.config import SessionSpec
+    from supervisor.config.diff import Keys
     from supervisor.fleet import Fleet
 
 
@@ -36,6 +40,31 @@ def find_crew(fleet: Fleet, children: Children) -> Crew:
         if process.pid is not None and not process.dead
     )
     return Crew(members, frozenset(children.find_own()))
+
+
+def find_outdated(
+    fleet: Fleet, children: Children, members: Mapping[str, Admitted]
+) -> tuple[Outdated, ...]:
+    """Find who was adopted, and spawned by something else than is wanted of it by now."""
+    return tuple(
+        Outdated(name, child.pid, member.outdated)
+        for name, child in children.present.items()
+        if isinstance(child, Adoptee)
+        and (member := members.get(name)) is not None
+        and member.outdated
+        and (process := fleet.find(name)) is not None
+        and process.target is Target.UP
+    )
+
+
+def find_otherwise(child: object, origin: Origin | None, spec: SessionSpec) -> Keys | None:
+    """Name the keys by which one that was adopted was spawned otherwise than by a spec.
+
+    None for any other: who was spawned by us was spawned by what we know of it.
+    """
+    if origin is None or not origin.marks or not isinstance(child, Adoptee):
+        return None
+    return diff_marks(origin.marks, build_marks(spec, origin.nonce))
 
 
 def find_planned(members: Mapping[str, Admitted], multiproc_dir: Path) -> dict[str, SessionPlan]:

@@ -61,6 +61,7 @@ class Journal:
             # Without one it is no intent yet: that incarnation is still to be spawned.
             nonce=origin.nonce if origin and origin.incarnation == process.incarnation else "",
             identity=origin.identity if origin else None,
+            marks=origin.marks if origin else {},
         )
         if process.name not in self.numbers:
             self.numbers[process.name] = max(self.numbers.values(), default=0) + 1

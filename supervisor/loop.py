@@ -21,7 +21,7 @@ from supervisor.audit import Audit, AuditSettings, Inherited
 from supervisor.children import Children
 from supervisor.claims import SWEEP_SECONDS, Claims
 from supervisor.config import METRICSD, SUPERVISOR
-from supervisor.crew import find_crew, find_planned
+from supervisor.crew import find_crew, find_outdated, find_planned
 from supervisor.deaths import Deaths
 from supervisor.errors import PtsupError
 from supervisor.events import (
@@ -156,7 +156,8 @@ class Loop:
             find_crew=lambda: find_crew(self.fleet, self.children),
             find_planned=lambda: find_planned(self.members, self.config.multiproc_dir),
             find_health=lambda: self.prober.health,
-            find_config_file=self._find_config_file,
+            find_config_files=self._find_config_files,
+            find_outdated=lambda: find_outdated(self.fleet, self.children, self.members),
             note_change=self.publisher.note,
             inherited=self.inherited,
         )
@@ -276,9 +277,10 @@ class Loop:
             if not waiter.done() and condition():
                 waiter.set_result(None)
 
-    def _find_config_file(self) -> ConfigFile | None:
-        config = self.config
-        return None if config.file is None else ConfigFile(config.file, config.file_mark)
+    def _find_config_files(self) -> tuple[ConfigFile, ...]:
+        """Find the files a reload would read; none where it could not."""
+        marks = self.config.file_marks if self.config.file else {}
+        return tuple(ConfigFile(path, mark) for path, mark in marks.items())
 
     def _turn_audit(self) -> None:
         if self.fleet.phase is not Phase.OPENING:

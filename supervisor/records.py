@@ -25,6 +25,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "planned": (bool,),
     "settings": (dict,),
     "variables": (list,),
+    "marks": (dict,),
     "dead": (bool,),
     "ending": (str,),
     "failures": (int,),
@@ -58,6 +59,8 @@ def parse_record(document: object) -> dict[str, Any]:
     for key in ("command", "variables", "denied"):
         if not all(isinstance(word, str) for word in record.get(key, [])):
             del record[key]
+    if not all(isinstance(mark, str) for mark in record.get("marks", {}).values()):
+        del record["marks"]
     if not all(type(moment) in {int, float} for moment in record.get("failed_at", [])):
         del record["failed_at"]
     directory = record.get("multiproc_dir", "/")

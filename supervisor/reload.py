@@ -19,10 +19,12 @@ from supervisor.config.diff import (
     build_stack_settings,
     diff_settings,
     diff_specs,
+    is_live,
 )
 from supervisor.config.flags import take_settings
 from supervisor.config.values import check_ports
 from supervisor.config_file import read_config_file
+from supervisor.crew import find_otherwise
 from supervisor.errors import GateError, UsageError
 from supervisor.events import Restart
 from supervisor.fleet import is_opened, is_settled
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from supervisor.config import SessionSpec
+    from supervisor.config.diff import Keys
     from supervisor.config.toml import FileConfig
     from supervisor.lifecycle import Process
     from supervisor.loop import Loop
@@ -105,13 +108,22 @@ def build_plan(loop: Loop, found: FileConfig) -> Plan:
         spec.name: admit(spec, os.environ, config.multiproc_dir, config.denied) for spec in specs
     }
     old = [member.spec for member in loop.members.values() if member.spec.planned]
-    difference = diff_specs(old, specs, dict.fromkeys(loop.fleet.leaving, (_RETURNING,)))
+    difference = diff_specs(old, specs, lambda spec, keys: _amend(loop, spec, keys))
     settings = diff_settings(build_stack_settings(loop.config), build_stack_settings(config))
     return Plan(config, replace(difference, settings=settings), members)
 
 
 def _find_others(loop: Loop) -> list[SessionSpec]:
     return [member.spec for member in loop.members.values() if not member.spec.planned]
+
+
+def _amend(loop: Loop, spec: SessionSpec, keys: Keys) -> Keys:
+    """Find by which keys one is otherwise: who was adopted runs as it was spawned before that."""
+    name, children = spec.name, loop.children
+    spawned = find_otherwise(children.present.get(name), children.origins.get(name), spec)
+    if spawned is not None:
+        keys = (*filter(is_live, keys), *spawned)
+    return (*keys, _RETURNING) if name in loop.fleet.leaving else keys
 
 
 def _gives_its_name(loop: Loop, name: str) -> bool:
@@ -173,7 +185,15 @@ def _apply(loop: Loop, plan: Plan) -> dict[str, int]:
     served = loop.config.metricsd_options
     loop.reconfigure(plan.config)
     loop.remove(difference.removed)
-    loop.update([members[change.spec.name] for change in difference.changed])
+    changed = {change.spec.name for change in difference.changed}
+    # Of who was adopted the file may say again what it was spawned by: that is no change of it.
+    loop.update(
+        [
+            members[name]
+            for name, member in loop.members.items()
+            if name in changed or (name in members and members[name].spec != member.spec)
+        ]
+    )
     waiting: dict[str, int] = {}
     for change in difference.changed:
         process = loop.fleet.find(change.spec.name)

@@ -18,6 +18,7 @@ from supervisor import kernel, spawn
 from supervisor.admission import check_complete, check_gates
 from supervisor.children import Children, Origin
 from supervisor.config import METRICSD, RUN_DIR_VARIABLE, Role
+from supervisor.config.marks import build_marks
 from supervisor.environ import build_metricsd_environment
 from supervisor.errors import GateError, UsageError
 from supervisor.events import Spawned, SpawnFailed
@@ -52,7 +53,9 @@ class Spawner:
     def spawn(self, process: Process) -> Spawned | SpawnFailed:
         """Spawn one incarnation, which the fleet has asked for."""
         name, incarnation = process.name, process.incarnation
-        origin = Origin(incarnation, secrets.token_hex(8))
+        member, nonce = self.members.get(name), secrets.token_hex(8)
+        marks = build_marks(member.spec, nonce) if member else {}
+        origin = Origin(incarnation, nonce, marks=marks)
         self.children.origins[name] = origin
         # The intent, before there is anything to lose. Without it a crash would lose the child;
         # metricsd alone is worth that.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.config import METRICSD, SUPERVISOR, Role
@@ -260,12 +261,18 @@ def find_stopping(status: Mapping[str, Any], now_after_seconds: float) -> list[t
 
 
 def build_state(
-    process: Process, spec: SessionSpec | None, *, nonce: str, identity: str | None
+    process: Process,
+    spec: SessionSpec | None,
+    *,
+    nonce: str,
+    identity: str | None,
+    marks: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Build the record of one process: all that the next supervisor needs to go on with it.
 
-    Of its environment only the names of the configured variables are in it. Times are
-    monotonic, and mean something as long as the boot lasts that the identity names.
+    Of its environment only the names of the configured variables are in it, and `marks` of what
+    it was spawned by. Times are monotonic, and mean something as long as the boot lasts that the
+    identity names.
     """
     return {
         "name": process.name,
@@ -285,6 +292,7 @@ def build_state(
         "command": mask_secrets(spec.command) if spec else [],
         "cwd": str(spec.cwd) if spec else "",
         "variables": sorted(spec.env) if spec else [],
+        "marks": dict(marks),
         "role": str(process.role),
         "planned": spec.planned if spec else False,
         "settings": build_settings(spec) if spec else {},

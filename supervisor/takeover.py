@@ -19,6 +19,7 @@ from supervisor.admission import Admitted, find_gate_refusal
 from supervisor.adoption import Former, build_spec, read_state
 from supervisor.client import wait_until_gone
 from supervisor.config import METRICSD, SUPERVISOR
+from supervisor.config.marks import build_marks, diff_marks
 from supervisor.drift.facts import LostListener
 from supervisor.errors import PtsupError, UsageError
 from supervisor.gates import Reason
@@ -26,7 +27,6 @@ from supervisor.lifecycle import State, Target
 from supervisor.observe import read_command, read_environment
 from supervisor.orphans import find_former
 from supervisor.port import take_back, take_port
-from telemetry.masking import mask_secrets
 from telemetry.mode import render_address
 
 if TYPE_CHECKING:
@@ -152,12 +152,19 @@ def readmit(former: Sequence[Former], given: Iterable[Admitted]) -> dict[str, Ad
     for each in former:
         if each.name == METRICSD:
             continue
-        if each.name in named:
-            members[each.name] = named[each.name]
-        else:
+        member = named.get(each.name)
+        if member is None:
             spec, missing = build_spec(each, os.environ)
-            members[each.name] = Admitted(spec, dict(os.environ), missing)
+            member = Admitted(spec, dict(os.environ), missing)
+        members[each.name] = replace(member, outdated=_find_outdated(each, member))
     return members
+
+
+def _find_outdated(former: Former, member: Admitted) -> tuple[str, ...]:
+    """Name the keys by which what lives was spawned otherwise, as far as that can be known."""
+    if not former.lives or member.missing:
+        return ()
+    return diff_marks(former.record.get("marks", {}), build_marks(member.spec, former.nonce))
 
 
 def find_kept_down(config: Config, former: Sequence[Former]) -> frozenset[str]:
@@ -177,12 +184,11 @@ def find_kept_down(config: Config, former: Sequence[Former]) -> frozenset[str]:
     return config.planned & stopped
 
 
-def render_kept(former: Sequence[Former], given: Iterable[Admitted]) -> list[str]:
-    """Say of which sessions that run already another command was given."""
-    recorded = {each.name: (each.record.get("command"), each.pid) for each in former if each.lives}
+def render_kept(former: Sequence[Former], members: Mapping[str, Admitted]) -> list[str]:
+    """Say which sessions go on as they were spawned, though they would be otherwise by now."""
     return [
-        f"{name} (pid {recorded[name][1]}) runs already; its new command counts from its next start"
-        for member in given
-        if (name := member.spec.name) in recorded
-        and recorded[name][0] != mask_secrets(member.spec.command)
+        f"{each.name} (pid {each.pid}) runs already; its new {', '.join(keys)} counts from its"
+        f" next start: `ptsup restart {each.name}`"
+        for each in former
+        if each.name in members and (keys := members[each.name].outdated)
     ]

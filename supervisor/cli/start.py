@@ -103,10 +103,12 @@ def _start(
 ) -> int:
     from supervisor import foreground, launch, takeover
     from supervisor.loop import Loop
+    from telemetry.plain import escape
 
     taken = launch.take_over(config, run_dir)
-    for line in takeover.render_kept(taken.former, sessions):
-        click.echo(f"ptsup: {line}", err=True)
+    members = takeover.readmit(taken.former, sessions)
+    for line in takeover.render_kept(taken.former, members):
+        click.echo(f"ptsup: {escape(line)}", err=True)
     down = takeover.find_kept_down(config, taken.former)
     for name in sorted(down):
         click.echo(f"ptsup: {name} was stopped and stays so; `ptsup restart {name}`", err=True)
@@ -115,19 +117,20 @@ def _start(
         run_dir=run_dir,
         listener=taken.listener,
         former=taken.former,
-        members=takeover.readmit(taken.former, sessions),
+        members=members,
         inherited=taken.inherited,
         exit_when_done=exit_when_done,
     )
-    sessions = [member for member in sessions if member.spec.name not in down]
+    names = [member.spec.name for member in sessions if member.spec.name not in down]
+    given = {member.spec.name: member for member in sessions} | members
+    sessions = [given[name] for name in names]
     if not detach:
         return foreground.run(loop, sessions)
     report = launch.run_detached(loop, sessions, _say_waiting)
     click.echo(f"ptsup: metricsd answers on {report['url']} (pid {report['metricsd_pid']})")
-    given = {member.spec.name for member in sessions}
     # What an adopted one had come to before is no failure of this start.
-    say_sessions([s for s in report["sessions"] if s["name"] not in given], failing=set())
-    return say_sessions([s for s in report["sessions"] if s["name"] in given], failing={"fatal"})
+    say_sessions([s for s in report["sessions"] if s["name"] not in names], failing=set())
+    return say_sessions([s for s in report["sessions"] if s["name"] in names], failing={"fatal"})
 
 
 def _say_waiting(names: Sequence[str]) -> None:

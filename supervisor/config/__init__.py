@@ -134,7 +134,8 @@ class Config:
     sessions: tuple[SessionSpec, ...] = ()
     denied: tuple[str, ...] = ()  # what NO-LIVE refuses besides its own list
     log: LogLimits = LogLimits()  # of our own logs
-    file_mark: int = 0  # tells its content from another
+    # Of each file that was read: tells its content from another.
+    file_marks: Mapping[Path, int] = field(default_factory=dict)
     exporters: tuple[SessionSpec, ...] = ()
     allow_labels: tuple[str, ...] = ()
     audit_interval_seconds: float = DEFAULT_AUDIT_INTERVAL_SECONDS

@@ -6,15 +6,16 @@ Pure. It names keys and never shows a value.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from supervisor.config.keys import SETTINGS, build_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from supervisor.config import Config, SessionSpec
+
+Keys: TypeAlias = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +54,16 @@ class Difference:
 def diff_specs(
     old: Iterable[SessionSpec],
     new: Iterable[SessionSpec],
-    besides: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    amend: Callable[[SessionSpec, Keys], Keys] = lambda _, keys: keys,
 ) -> Difference:
     """Compare those that stood in the file with those that stand in it now.
 
-    `besides` are the keys, by name, that are otherwise for a reason that stands in no file.
+    `amend` says which keys are otherwise for one of now, if the files do not tell it all.
     """
     former = {spec.name: spec for spec in old}
     new = tuple(new)
     found = [
-        (spec, (*diff_keys(former[spec.name], spec), *besides.get(spec.name, ())))
+        (spec, amend(spec, diff_keys(former[spec.name], spec)))
         for spec in new
         if spec.name in former
     ]
@@ -102,7 +103,12 @@ def diff_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, 
 
 
 def _restarts(keys: Iterable[str]) -> bool:
-    return not all(key in SETTINGS and SETTINGS[key].live for key in keys)
+    return not all(map(is_live, keys))
+
+
+def is_live(key: str) -> bool:
+    """Whether a change of it counts without a new incarnation."""
+    return key in SETTINGS and SETTINGS[key].live
 
 
 def render_difference(document: dict[str, Any]) -> list[str]:

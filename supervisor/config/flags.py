@@ -166,7 +166,7 @@ def take_settings(config: Config, file: FileConfig) -> Config:
     """Go by all that a file says besides sessions and places; where it is silent, the default."""
     return replace(
         config.deny(file.denied),
-        file_mark=file.mark,
+        file_marks=file.marks,
         exporters=file.exporters,
         allow_labels=file.allow_labels,
         audit_interval_seconds=file.audit_interval_seconds or DEFAULT_AUDIT_INTERVAL_SECONDS,

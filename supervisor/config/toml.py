@@ -62,7 +62,7 @@ class FileConfig:
     given: frozenset[str] = frozenset()  # the keys of the file as a whole that it has
     # Where the keys and the names of the above stand, for what is found to be wrong later.
     places: Mapping[str, str] = field(default_factory=dict)
-    mark: int = 0
+    marks: Mapping[Path, int] = field(default_factory=dict)  # of it, and of each env_file
     # Of our own logs, and of those that say nothing else.
     log: LogLimits = field(default_factory=LogLimits)
 
@@ -131,7 +131,7 @@ def parse_toml(
         missing_shard_seconds=read("missing_shard_seconds", parse_interval),
         stale_values_seconds=read("stale_values_seconds", parse_interval),
         log=log or LogLimits(),
-        mark=find_mark(text.encode(errors="surrogateescape")),
+        marks=_mark_all({path: text, **files}),
         sessions=tuple(sessions.values()),
         exporters=tuple(exporters.values()),
         given=frozenset(document),
@@ -140,6 +140,11 @@ def parse_toml(
             **{name: str(reader.find(keys)) for name, keys in reader.tables.items()},
         },
     )
+
+
+def _mark_all(files: Mapping[Path, str | Unreadable]) -> dict[Path, int]:
+    texts = {path: text for path, text in files.items() if isinstance(text, str)}
+    return {path: find_mark(text.encode(errors="surrogateescape")) for path, text in texts.items()}
 
 
 def _pass_on(document: Mapping[str, Any], key: str) -> dict[str, Any]:

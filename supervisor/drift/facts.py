@@ -174,6 +174,15 @@ class LostListener:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Outdated:
+    """One that was adopted and runs as it was spawned, though something else is wanted by now."""
+
+    name: str
+    pid: int
+    keys: tuple[str, ...]  # that differ
+
+
 class Obstacle(Enum):
     """What keeps a log from being cut, as far as it asks for something else to be done."""
 
@@ -205,8 +214,8 @@ class Snapshot:
     foreigners: tuple[Foreigner, ...] = ()
     sessions: tuple[SessionFacts, ...] = ()
     listening: tuple[Listening, ...] = ()  # the metrics socket itself left out
-    config_file: str = ""
-    config_change: str = ""  # how the file differs from what was read; "" when it does not
+    # How files differ from what was read from them, by path.
+    config_changes: Mapping[str, str] = field(default_factory=dict)
     # What others noted, and not the look itself.
     orphans: tuple[Orphan, ...] = ()
     failed_claims: tuple[FailedClaim, ...] = ()
@@ -214,3 +223,4 @@ class Snapshot:
     lapses: tuple[Lapse, ...] = ()
     lost_listeners: tuple[LostListener, ...] = ()
     unrotatable: tuple[Unrotatable, ...] = ()
+    outdated: tuple[Outdated, ...] = ()

@@ -85,14 +85,24 @@ def find_metricsd_unhealthy(_plan: Plan, snapshot: Snapshot) -> Iterator[Finding
 
 
 def find_config_changed(_plan: Plan, snapshot: Snapshot) -> Iterator[Finding]:
-    """Find that the configuration file is not what was read from it."""
-    if snapshot.config_change:
+    """Find files of the configuration that are not what was read; and who runs by former ones."""
+    for path, change in snapshot.config_changes.items():
         yield Finding(
             kind=CONFIG_CHANGED,
-            subject=snapshot.config_file,
+            subject=path,
             expected="the file as it was read",
-            actual=snapshot.config_change,
+            actual=change,
             hint="`ptsup reload` takes the changes over, or put the file back",
+            since=snapshot.now,
+        )
+    for outdated in snapshot.outdated:
+        yield Finding(
+            kind=CONFIG_CHANGED,
+            subject=outdated.name,
+            expected="it runs as the start that adopted it was told",
+            actual=f"it (pid {outdated.pid}) goes on as it was spawned before that, with another"
+            f" {', '.join(outdated.keys)}",
+            hint=f"`ptsup restart {outdated.name}`",
             since=snapshot.now,
         )
 

@@ -39,8 +39,7 @@ class Look:
     unmoved: Mapping[str, float] = field(default_factory=dict)
     # Who has ever shown a shard, by session and incarnation.
     shown: frozenset[tuple[str, int]] = frozenset()
-    config_file: str = ""
-    config_change: str = ""
+    config_changes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -63,9 +62,9 @@ class Looker:
         self._sockets = SocketLooker(self.port)
 
     def look_at_files(
-        self, crew: Crew, touched: Collection[str], config_file: ConfigFile | None
+        self, crew: Crew, touched: Collection[str], config_files: Collection[ConfigFile]
     ) -> Look:
-        """Look at what raises file events: the directory, and the configuration file."""
+        """Look at what raises file events: the directory, and the files of the configuration."""
         directory = self._directory.look(touched)
         writers = self._processes.look_at_writers(directory.shards, crew)
         shown = {
@@ -81,8 +80,7 @@ class Looker:
             writers=writers,
             unlinked=self._processes.look_for_unlinked(directory.shards, writers, crew),
             shown=frozenset(shown),
-            config_file=str(config_file.path) if config_file else "",
-            config_change=find_config_change(config_file),
+            config_changes=find_config_changes(config_files),
         )
         return self._last
 
@@ -90,12 +88,12 @@ class Looker:
         self,
         crew: Crew,
         touched: Collection[str],
-        config_file: ConfigFile | None,
+        config_files: Collection[ConfigFile],
         planned: Mapping[str, SessionPlan],
         now: float,
     ) -> Look:
         """Look at everything; `now` is monotonic."""
-        seen = self.look_at_files(crew, touched, config_file)
+        seen = self.look_at_files(crew, touched, config_files)
         every = min(self.stale_values_seconds / _VALUE_LOOKS, _VALUES_SECONDS)
         self._last = replace(
             seen,
@@ -108,16 +106,19 @@ class Looker:
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """The configuration file, and the mark of what was read from it."""
+    """A file of the configuration, and the mark of what was read from it."""
 
     path: Path
     mark: int
 
 
-def find_config_change(file: ConfigFile | None) -> str:
-    """Say how the file differs from what was read from it; "" when it does not."""
-    if file is None:
-        return ""
+def find_config_changes(files: Collection[ConfigFile]) -> dict[str, str]:
+    """Say how files differ from what was read from them, by path."""
+    changes = {str(file.path): _find_change(file) for file in files}
+    return {path: change for path, change in changes.items() if change}
+
+
+def _find_change(file: ConfigFile) -> str:
     try:
         if not stat.S_ISREG(file.path.stat().st_mode):  # a FIFO would hold us up
             return "it is no regular file any more"

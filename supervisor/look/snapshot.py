@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Lapse,
         LostListener,
         Orphan,
+        Outdated,
         Unrotatable,
     )
     from supervisor.look.everything import Look
@@ -41,6 +42,7 @@ class Noted:
     lapses: tuple[Lapse, ...] = ()
     lost_listeners: tuple[LostListener, ...] = ()
     unrotatable: tuple[Unrotatable, ...] = ()
+    outdated: tuple[Outdated, ...] = ()
 
 
 @dataclass(slots=True)
@@ -131,12 +133,12 @@ def build_snapshot(
             for member in look.crew.members
         ),
         listening=look.listening,
-        config_file=look.config_file,
-        config_change=look.config_change,
+        config_changes=look.config_changes,
         orphans=noted.orphans,
         failed_claims=noted.failed_claims,
         violations=memory.read_violations(health, look, now),
         lapses=noted.lapses,
         lost_listeners=noted.lost_listeners,
         unrotatable=noted.unrotatable,
+        outdated=noted.outdated,
     )

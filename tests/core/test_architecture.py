@@ -34,6 +34,7 @@ supervisor.config.toml    pure   config config.dotenv config.keys config.order c
 supervisor.config.flags   pure   config config.values errors
 supervisor.config.example  pure
 supervisor.config.diff    pure   config.keys
+supervisor.config.marks   pure   config.keys
 supervisor.config.documents  pure  config config.keys config.values errors
 supervisor.gates          pure   gates.gate gates.names gates.refusal
 supervisor.gates.refusal  pure
@@ -94,16 +95,16 @@ supervisor.look.everything  shell  config.toml look.directory look.processes loo
                                  look.values
 supervisor.look.snapshot  shell  drift.facts look.health
 supervisor.audit          shell  drift drift.facts drift.find look.everything look.snapshot watch
-supervisor.crew           shell  adoptee config config.values drift.facts environ look.processes
-                                 telemetry.mode
+supervisor.crew           shell  adoptee config config.marks config.values drift.facts environ
+                                 lifecycle look.processes telemetry.mode
 supervisor.readiness      shell  config.values events probe
 supervisor.confine        shell
 supervisor.config_file    shell  config.toml errors
 supervisor.children       shell  kernel
 supervisor.journal        shell  supervisor config config.diff errors kernel lifecycle status
 supervisor.publisher      shell  exposition fleet kernel
-supervisor.spawner        shell  supervisor admission children config environ errors events kernel
-                                 spawn
+supervisor.spawner        shell  supervisor admission children config config.marks environ errors
+                                 events kernel spawn
 supervisor.deaths         shell  adoptee events kernel lifecycle remains spawn
 supervisor.adopt          shell  adoptee adoption children config events
 supervisor.loop           shell  adopt adoption audit children claims config crew deaths errors
@@ -111,15 +112,15 @@ supervisor.loop           shell  adopt adoption audit children claims config cre
                                  readiness rotator rounds spawner status telemetry.clearing
                                  telemetry.mode
 supervisor.reload         shell  admission config config.diff config.flags config.values config_file
-                                 errors events fleet lifecycle status
+                                 crew errors events fleet lifecycle status
 supervisor.verbs          shell  supervisor admission config.documents config.order config.values
                                  drift errors events fleet kernel lifecycle logs observe reload
                                  status
 supervisor.serve          shell  control errors kernel verbs
 supervisor.orphans        shell  adoption client config config.keys errors kernel observe status
                                  telemetry.clearing
-supervisor.takeover       shell  admission adoption client config drift.facts errors gates kernel
-                                 lifecycle observe orphans port telemetry.masking telemetry.mode
+supervisor.takeover       shell  admission adoption client config config.marks drift.facts errors
+                                 gates kernel lifecycle observe orphans port telemetry.mode
 supervisor.launch         shell  audit claims config control errors events fleet logs notify serve
                                  status takeover telemetry.clearing telemetry.log_lines
 supervisor.client         shell  control errors kernel
@@ -275,12 +276,13 @@ FOREIGN: Final = {
 
 # What of Python a pure room may use.
 PURE_LIBRARY: Final = """
-    __future__ collections collections.abc dataclasses enum fnmatch ipaddress itertools json math re
-    shlex struct textwrap tomllib types typing unicodedata zlib
+    __future__ collections collections.abc dataclasses enum fnmatch hashlib ipaddress itertools json
+    math re shlex struct textwrap tomllib types typing unicodedata zlib
 """
 # And the few names of other modules: numbers and strings that happen to live there.
 PURE_NAMES: Final = {
     ("supervisor.config.documents", "pathlib"): {"Path"},
+    ("supervisor.config.marks", "posixpath"): {"normpath"},
     ("supervisor.config.flags", "pathlib"): {"Path", "PurePath"},
     ("supervisor.adoption", "pathlib"): {"Path"},
     ("supervisor.environ", "os"): {"defpath", "pathsep"},

@@ -340,7 +340,7 @@ def test_a_whole_file_is_read() -> None:
     assert replace(found, places={}) == FileConfig(
         path=FILE,
         given=frozenset({"host", "port", "multiproc_dir", "session"}),
-        mark=find_mark(GOOD.encode()),
+        marks={FILE: find_mark(GOOD.encode())},
         host="127.0.0.1",
         port=9200,
         multiproc_dir=Path("/etc/desk/var/prom_multiproc"),
@@ -364,7 +364,7 @@ def test_a_whole_file_is_read() -> None:
 
 
 def test_an_empty_file_says_nothing() -> None:
-    assert parse_toml("", FILE) == FileConfig(path=FILE)
+    assert parse_toml("", FILE) == FileConfig(path=FILE, marks={FILE: 0})
 
 
 @pytest.mark.parametrize(

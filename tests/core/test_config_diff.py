@@ -10,6 +10,7 @@ import pytest
 
 from supervisor.config.diff import diff_specs, render_difference
 from supervisor.config.keys import SETTINGS
+from supervisor.config.marks import build_marks, diff_marks
 from supervisor.config.toml import parse_toml
 
 if TYPE_CHECKING:
@@ -89,3 +90,21 @@ def test_who_came_and_who_went_is_named() -> None:
         "removed    a",
         "unchanged  1",
     ]
+
+
+def test_what_one_was_spawned_by_is_told_from_anything_else_without_being_said() -> None:
+    spawned, *_ = read(A + "cwd = 'x'\nenv = { TOKEN = 'hunter2', B = '1' }\n")
+    marks = build_marks(spawned, "n0nce")
+    assert diff_marks(marks, build_marks(spawned, "n0nce")) == ()
+    assert diff_marks({}, marks) == ()  # nobody knows
+    for text, keys in (
+        ("cwd = './y/../x'\nenv = { TOKEN = 'hunter2', B = '1' }", ()),
+        ("cwd = 'x'\nenv = { TOKEN = 'hunter3', C = '1' }", ("env.TOKEN", "env.C", "env.B")),
+        ("cwd = 'y'\nrestart = 'always'\nenv = { TOKEN = 'hunter2', B = '1' }", ("cwd",)),
+        ("cwd = 'x'\nlimits = { core = 0 }\nenv = { TOKEN = 'hunter2', B = '1' }", ("limits",)),
+    ):
+        wanted, *_ = read(f"{A}{text}\n")
+        assert diff_marks(marks, build_marks(wanted, "n0nce")) == keys
+    # What is alike in two incarnations has not the same marks: they say nothing of one another.
+    assert not set(marks.values()) & set(build_marks(spawned, "n0nce2").values())
+    assert "hunter" not in json.dumps(marks)

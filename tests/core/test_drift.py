@@ -126,7 +126,7 @@ CAUSES: Final[list[tuple[Snapshot, str, str, str]]] = [
         *("label-violation", "trades of paper (pid 7)", "take the label out"),
     ),
     (
-        replace(GOOD, config_file="/p/ptsup.toml", config_change="it was changed since"),
+        replace(GOOD, config_changes={"/p/ptsup.toml": "it was changed since"}),
         *("config-changed", "/p/ptsup.toml", "reload"),
     ),
     (

@@ -342,6 +342,7 @@ def test_a_state_names_its_process_and_holds_no_environment() -> None:
         "command": ["python", "a.py"],
         "cwd": "/w",
         "variables": ["TOKEN"],
+        "marks": {},
         "role": "session",
         "planned": False,
         "settings": {},

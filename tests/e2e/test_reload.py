@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -124,7 +125,10 @@ def test_a_secret_is_in_no_answer_and_on_no_disk(stack: Stack, file: Path) -> No
     secrets.write_text("DESK_TOKEN=hunter1\n")
     stack.start("-f", str(file))
     secrets.write_text("DESK_TOKEN=hunter2\nB='hunter3'\n")
+    told = json.loads(stack.run("drift", "--json", code=5).stdout)["drift"]
+    assert [(t["kind"], t["subject"]) for t in told] == [("config-changed", str(secrets))]
     said = stack.run("reload")
+    assert stack.run("drift").stdout.startswith("nothing")
     assert "changed    a: env.B, env.DESK_TOKEN (restarted)" in said.stdout
     assert "hunter" not in said.stdout + said.stderr + stack.run("status", "--json").stdout
     written = [path for path in (stack.run_dir).rglob("*") if path.is_file()]
@@ -191,6 +195,48 @@ def test_an_adopted_fleet_is_reloaded_too(stack: Stack, file: Path) -> None:
     assert pids(stack) == {"a": before["a"]}
     os.kill(before["a"], signal.SIGKILL)
     wait_for(lambda: pids(stack)["a"] not in {None, before["a"]}, what="its restart")
+
+
+def test_who_was_adopted_is_told_to_run_as_it_was_spawned_until_a_reload_restarts_it(
+    stack: Stack, file: Path
+) -> None:
+    secrets, keep = stack.cwd / "secrets.env", "restart = 'always'"
+    secrets.write_text("DESK_TOKEN=hunter1\nKEPT=hunter3\n")
+    old = session("a", "env_file = 'secrets.env'") + session("b") + session("c") + session("d")
+    file.write_text(old)
+    stack.start("-f", str(file))
+    before = pids(stack)
+    supervisor = stack.status()["supervisor"]["pid"]
+    os.kill(supervisor, signal.SIGKILL)
+    wait_for(lambda: is_gone(supervisor))
+    secrets.write_text("DESK_TOKEN=hunter2\nKEPT=hunter3\n")
+    new = session("a", "env_file = 'secrets.env'") + session("b", f"cwd = '/'\n{keep}", 500)
+    file.write_text(new + session("c", keep) + session("d", "", 500))
+    said = stack.start("-f", str(file)).stderr
+    assert said.splitlines() == [
+        f"ptsup: {name} (pid {before[name]}) runs already; its new {keys} counts from its next"
+        f" start: `ptsup restart {name}`"
+        for name, keys in (("a", "env.DESK_TOKEN"), ("b", "command, cwd"), ("d", "command"))
+    ]
+    assert pids(stack) == before
+    told = json.loads(stack.run("drift", "--json", code=5).stdout)["drift"]
+    assert [(found["kind"], found["subject"]) for found in told] == [
+        *(("config-changed", name) for name in "abd"),
+    ]
+    assert told[0]["actual"].endswith("with another env.DESK_TOKEN")
+    # What is in the file again as it runs needs nothing.
+    file.write_text(new + session("c", keep) + session("d"))
+    assert stack.run("reload").stdout.splitlines()[:4] == [
+        "changed    a: env.DESK_TOKEN (restarted)",
+        "changed    b: command, cwd (restarted)",
+        "unchanged  2",
+        f"ptsup: a: running (pid {stack.session('a')['pid']})",
+    ]
+    after = pids(stack)
+    assert [name for name in before if after[name] == before[name]] == ["c", "d"]
+    stack.run("drift")
+    written = [path for path in stack.run_dir.rglob("*") if path.is_file()]
+    assert not [path for path in written if b"hunter" in path.read_bytes()]
 
 
 def test_without_a_file_or_a_supervisor_there_is_nothing_to_reload(stack: Stack) -> None:
