@@ -33,8 +33,8 @@ def adopt(
     ]
     for each in adopted:
         name, incarnation = each.name, each.incarnation
-        marks = each.record.get("marks", {})
-        children.origins[name] = Origin(incarnation, each.nonce, each.identity, marks)
+        known = each.record.get("marks", {}), each.record.get("log_start", 0)
+        children.origins[name] = Origin(incarnation, each.nonce, each.identity, *known)
         if each.pid is not None:
             children.present[name] = Adoptee(
                 *(name, incarnation, each.pid, each.nonce, each.identity, deaths.census)

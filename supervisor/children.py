@@ -26,6 +26,7 @@ class Origin:
     identity: str | None = None
     # By what keys, to be told from others (config.marks); empty: not known.
     marks: Mapping[str, str] = field(default_factory=dict)
+    log_start: int = 0  # where in its log its output begins
 
 
 @dataclass(slots=True)

@@ -62,6 +62,7 @@ class Journal:
             nonce=origin.nonce if origin and origin.incarnation == process.incarnation else "",
             identity=origin.identity if origin else None,
             marks=origin.marks if origin else {},
+            log_start=origin.log_start if origin else 0,
         )
         if process.name not in self.numbers:
             self.numbers[process.name] = max(self.numbers.values(), default=0) + 1

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # A line that is longer is shown in pieces; and so much is read back at most for the last lines.
 _LINE_BYTES: Final = 1 << 20
 _TAIL_BYTES: Final = 1 << 26
+_SINCE_BYTES: Final = 1 << 20
 
 
 def open_log(path: Path) -> BinaryIO:
@@ -72,6 +73,20 @@ def read_tail(path: Path, lines: int) -> list[str]:
     follower = Follower(path)
     found = [*follower.seek_tail(lines), *follower.read_lines(last=True)]
     return [render_line(line) for line in found[-lines:]] if lines > 0 else []
+
+
+def read_since(path: Path, start: int) -> list[str]:
+    """Read what was written to a log from an offset on, of very much the last, as harmless text."""
+    follower = Follower(path, position=max(start, find_end(path) - _SINCE_BYTES))
+    return [render_line(line) for line in follower.read_lines(last=True)]
+
+
+def find_end(path: Path) -> int:
+    """Find at which offset a log ends; 0 where there is none."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 @dataclass(slots=True)

@@ -26,6 +26,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "settings": (dict,),
     "variables": (list,),
     "marks": (dict,),
+    "log_start": (int,),
     "dead": (bool,),
     "ending": (str,),
     "failures": (int,),

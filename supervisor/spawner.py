@@ -22,6 +22,7 @@ from supervisor.config.marks import build_marks
 from supervisor.environ import build_metricsd_environment
 from supervisor.errors import GateError, UsageError
 from supervisor.events import Spawned, SpawnFailed
+from supervisor.logs import find_end
 from supervisor.spawn import Child, SpawnError
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class Spawner:
         name, incarnation = process.name, process.incarnation
         member, nonce = self.members.get(name), secrets.token_hex(8)
         marks = build_marks(member.spec, nonce) if member else {}
-        origin = Origin(incarnation, nonce, marks=marks)
+        log_start = find_end(self.run_dir.log(name))
+        origin = Origin(incarnation, nonce, marks=marks, log_start=log_start)
         self.children.origins[name] = origin
         # The intent, before there is anything to lose. Without it a crash would lose the child;
         # metricsd alone is worth that.

@@ -59,6 +59,7 @@ class Facts:
     last_scrape_age_seconds: float | None = None
     usage: Mapping[int, tuple[float, int]] = field(default_factory=dict)
     last_lines: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of who is fatal
+    log_starts: Mapping[str, int] = field(default_factory=dict)  # offsets
     listens: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of exporters: addresses
     findings: Sequence[Finding] = ()
 
@@ -166,6 +167,7 @@ def _build_process(
         ),
         "command": mask_secrets(spec.command),
         "log": log,
+        "log_start": facts.log_starts.get(process.name, 0),
         "cpu_percent": round(cpu_percent, 1),
         "rss_bytes": rss_bytes,
         "reason": find_reason(fleet, process),
@@ -267,12 +269,13 @@ def build_state(
     nonce: str,
     identity: str | None,
     marks: Mapping[str, str] = MappingProxyType({}),
+    log_start: int = 0,
 ) -> dict[str, Any]:
     """Build the record of one process: all that the next supervisor needs to go on with it.
 
     Of its environment only the names of the configured variables are in it, and `marks` of what
-    it was spawned by. Times are monotonic, and mean something as long as the boot lasts that the
-    identity names.
+    it was spawned by; in its log its output begins at `log_start`. Times are monotonic, and mean
+    something as long as the boot lasts that the identity names.
     """
     return {
         "name": process.name,
@@ -293,6 +296,7 @@ def build_state(
         "cwd": str(spec.cwd) if spec else "",
         "variables": sorted(spec.env) if spec else [],
         "marks": dict(marks),
+        "log_start": log_start,
         "role": str(process.role),
         "planned": spec.planned if spec else False,
         "settings": build_settings(spec) if spec else {},
@@ -401,6 +405,7 @@ def _build_dead_process(
         "deadline_seconds": None,
         "command": state.get("command", []),
         "log": log,
+        "log_start": state.get("log_start", 0),
         "cpu_percent": 0.0,
         "rss_bytes": 0,
         "reason": "",

@@ -100,6 +100,7 @@ class Verbs:
             last_scrape_age_seconds=loop.prober.last_scrape_age_seconds,
             usage=usage,
             last_lines=last_lines,
+            log_starts={name: each.log_start for name, each in loop.children.origins.items()},
             listens=listens,
             findings=loop.list_findings(),
         )

@@ -16,7 +16,6 @@ from supervisor import kernel, observe
 from supervisor.doctor.facts import SessionFacts
 from supervisor.doctor.interpreter import ask_python, find_python
 from supervisor.environ import SPAWN_VARIABLE
-from supervisor.logs import read_tail
 from supervisor.look.values import read_mark
 from telemetry.masking import mask_secrets
 from telemetry.mode import (
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 _VARIABLES: Final = (MODE_VARIABLE, MULTIPROC_DIR_VARIABLE, LIBRARY_DIR_VARIABLE)
 # Between two readings of the values; a session that counts at all has often counted by then.
 _MOVE_SECONDS: Final = 0.5
-_LOG_LINES: Final = 2000
 _REJECTED: Final = "telemetry cannot count "
 
 
@@ -72,7 +70,7 @@ def is_metricsd(pid: int) -> bool:
 
 
 def look_at_session(
-    pid: int, place: Place, told: Mapping[str, Any], log: Path | None
+    pid: int, place: Place, told: Mapping[str, Any], output: Iterable[str] = ()
 ) -> SessionFacts:
     """Look at one living session; `told` are the facts its supervisor says."""
     environ = observe.read_environment(pid)
@@ -92,7 +90,7 @@ def look_at_session(
         unlinked=unlinked,
         ports=_find_ports(pid),
         counted=_has_counted(shards),
-        rejected=_find_rejected(log),
+        rejected=_find_rejected(output),
         **{"name": "", **told},
     )
     if not environ:
@@ -164,10 +162,9 @@ def _has_counted(shards: Iterable[Shard]) -> bool:
     return False
 
 
-def _find_rejected(log: Path | None) -> tuple[str, ...]:
+def _find_rejected(output: Iterable[str]) -> tuple[str, ...]:
     """Find what a session's output says of updates that were dropped."""
-    lines = read_tail(log, _LOG_LINES) if log is not None else []
-    found = [line[line.index(_REJECTED) :] for line in lines if _REJECTED in line]
+    found = [line[line.index(_REJECTED) :] for line in output if _REJECTED in line]
     return tuple(line[:200] for line in found)
 
 

@@ -25,6 +25,7 @@ from supervisor.doctor.processes import (
 )
 from supervisor.doctor.sessions import find_told
 from supervisor.errors import PtsupError
+from supervisor.logs import read_since
 from supervisor.look.health import read_violations
 from supervisor.orphans import find_living, read_dead_status
 from supervisor.probe import find_probe_host, probe_health, probe_scrape
@@ -194,7 +195,9 @@ def _look_at_sessions(report: _Report, run_dir: RunDir, place: Place) -> list[Se
     for told, known in find_told(report.document):
         pid = told["pid"]
         if pid is not None:
-            found.append(look_at_session(pid, place, known, run_dir.log(told["name"])))
+            # What a former incarnation said is of no concern any more.
+            output = read_since(run_dir.log(told["name"]), told.get("log_start", 0))
+            found.append(look_at_session(pid, place, known, output))
         else:
             found.append(
                 SessionFacts(pid=None, state=told["state"], reason=told.get("reason", ""), **known)
@@ -208,7 +211,7 @@ def _look_by_hand(
     pids = list_by_hand(cwd, metricsd)
     if holder is not None and holder.serves_session and holder.pid not in pids:
         pids.append(holder.pid)
-    return [look_at_session(pid, place, {}, None) for pid in pids]
+    return [look_at_session(pid, place, {}) for pid in pids]
 
 
 def _sum_violations(health: Mapping[str, Any]) -> tuple[tuple[str, str, int], ...]:

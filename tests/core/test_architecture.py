@@ -104,7 +104,7 @@ supervisor.children       shell  kernel
 supervisor.journal        shell  supervisor config config.diff errors kernel lifecycle status
 supervisor.publisher      shell  exposition fleet kernel
 supervisor.spawner        shell  supervisor admission children config config.marks environ errors
-                                 events kernel spawn
+                                 events kernel logs spawn
 supervisor.deaths         shell  adoptee events kernel lifecycle remains spawn
 supervisor.adopt          shell  adoptee adoption children config events
 supervisor.loop           shell  adopt adoption audit children claims config crew deaths errors
@@ -129,10 +129,10 @@ supervisor.doctor.facts   pure
 supervisor.doctor.find    pure   doctor doctor.facts doctor.sessions
 supervisor.doctor.sessions pure   doctor doctor.facts drift telemetry.labels telemetry.mode
 supervisor.doctor.interpreter shell  doctor.facts environ gates telemetry.masking telemetry.mode
-supervisor.doctor.processes shell  doctor.facts doctor.interpreter environ kernel logs look.values
+supervisor.doctor.processes shell  doctor.facts doctor.interpreter environ kernel look.values
                                  observe telemetry.masking telemetry.mode telemetry.shards
 supervisor.doctor.stack   shell  client config control doctor.facts doctor.processes doctor.sessions
-                                 errors kernel look.health observe orphans probe
+                                 errors kernel logs look.health observe orphans probe
                                  telemetry.holders telemetry.mode
 supervisor.follow         shell  logs telemetry.plain
 supervisor.handover       shell  client config config.diff config.documents control errors
