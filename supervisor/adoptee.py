@@ -88,6 +88,11 @@ class Adoptee:
         self._learn(self.census.find_members(self.pid, _KNOWN_SECONDS))
         return self._watch.fileno()
 
+    @property
+    def descriptor(self) -> int | None:
+        """What is waited for; None when nothing is."""
+        return None if self._watch is None else self._watch.fileno()
+
     def peek(self) -> kernel.Exit | None:
         """Look whether it is dead; None while it lives, and while its status may yet be told."""
         if self._watch is None:

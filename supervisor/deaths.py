@@ -141,6 +141,10 @@ class Deaths:
         child = self.children.present.pop(name)
         self.run_dir.remove_lock(name, child.incarnation)
         if isinstance(child, Adoptee):
+            if child.descriptor is not None:
+                # It may have been reaped before the loop came to its reader, which would stay:
+                # whoever connects next gets that number, and would never be heard.
+                asyncio.get_running_loop().remove_reader(child.descriptor)
             child.let_go()
             return told
         self.remains.forget(name)

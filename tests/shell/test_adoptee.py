@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -15,6 +16,10 @@ import pytest
 
 from supervisor import kernel
 from supervisor.adoptee import Adoptee, Census
+from supervisor.children import Children
+from supervisor.claims import Claims
+from supervisor.deaths import Deaths
+from supervisor.rundir import RunDir
 from telemetry.processes import is_alive, read_identity
 from waiting import wait_for
 
@@ -133,3 +138,35 @@ def test_a_stranger_with_the_number_of_its_group_is_not_touched() -> None:
         adoptee.signal_group(signal.SIGKILL)
         assert stranger.poll() is None
         stranger.kill()
+
+
+@LINUX_ONLY
+def test_who_gets_the_descriptor_of_one_that_was_let_go_is_heard(
+    spawn: Callable[..., Adoptee], tmp_path: Path
+) -> None:
+    adoptee = spawn("sleep", "600")
+
+    async def let_go_before_the_loop_is_told() -> None:
+        children = Children(present={"a": adoptee})
+        claims = Claims(directory=tmp_path, find_own=children.find_own, note_change=lambda: None)
+        deaths = Deaths(
+            run_dir=RunDir(tmp_path), children=children, claims=claims, hint=lambda: None
+        )
+        deaths.watch(adoptee)
+        descriptor = adoptee.descriptor
+        assert descriptor is not None
+        adoptee.signal_group(signal.SIGKILL)
+        wait_for(adoptee.peek, what="its end")
+        deaths.reap("a", None)
+        reading, writing = os.pipe()
+        os.dup2(reading, descriptor)
+        heard = asyncio.Event()
+        asyncio.get_running_loop().add_reader(descriptor, heard.set)
+        os.write(writing, b"status")
+        async with asyncio.timeout(5):
+            await heard.wait()
+        asyncio.get_running_loop().remove_reader(descriptor)
+        for each in {reading, writing, descriptor}:
+            os.close(each)
+
+    asyncio.run(let_go_before_the_loop_is_told())
