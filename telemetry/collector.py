@@ -18,9 +18,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from telemetry import own_metrics
+from telemetry.adding import add_up
 from telemetry.base import BaseError, absorb_all, absorb_removed
 from telemetry.complaints import Complaints
-from telemetry.families import OWN_MODES, add_up, build_base_groups, build_plan
+from telemetry.families import OWN_MODES, build_base_groups, build_plan
 from telemetry.fold import publish, remove_claims, write_next
 from telemetry.page import Exposition
 from telemetry.readings import Placed, Readings

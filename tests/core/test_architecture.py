@@ -214,13 +214,14 @@ telemetry.layouts         shell  groups shards
 telemetry.gathering       shell  shards
 telemetry.readings        shell  gathering groups layouts processes shards
 telemetry.families        shell  groups shards
+telemetry.adding          shell  families shards
 telemetry.page            shell  answers
 telemetry.own_metrics     shell  families processes version
 telemetry.single_flight   shell
 telemetry.complaints      shell
 telemetry.violations      shell
 telemetry.retired         shell  base fold shards
-telemetry.collector       shell  base complaints families fold own_metrics page readings
+telemetry.collector       shell  adding base complaints families fold own_metrics page readings
                                  retired shards single_flight violations
 telemetry.server          shell
 telemetry.options         shell  mode policy
@@ -250,6 +251,7 @@ TELEMETRY_DOORS: Final = {
 FOREIGN: Final = {
     "click": {"supervisor.cli", "supervisor.follow", "supervisor.render", "supervisor.web"},
     "numpy": {
+        "telemetry.adding",
         "telemetry.families",
         "telemetry.gathering",
         "telemetry.groups",

@@ -17,13 +17,14 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
+from telemetry.adding import add_up
 from telemetry.answers import Page
 from telemetry.collector import (
     Merge,
     ShardCollector,
     open_collector,
 )
-from telemetry.families import add_up, build_plan
+from telemetry.families import build_plan
 from telemetry.fold import lock_retired, read_base
 from telemetry.own_metrics import Statement
 from telemetry.page import Exposition, Format
