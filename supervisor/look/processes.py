@@ -1,7 +1,7 @@
 """Looks at processes: whose they are, and what the living ones of the sessions really do.
 
-What a process is and has in its environment is read once for each; its files only when a shard
-of it has vanished.
+What a process is is read once for each, what it has in its environment now and then; its files
+only when a shard of it has vanished.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from telemetry.shards import Shard
 
 # A command such as `env -u NAME python …` or a script becomes another program with another
-# environment, so a new process is looked at so often.
+# environment, so a new incarnation is looked at so often; and everybody at every twentieth look,
+# for an environment is fixed only until the next exec, and a worker may come at any time.
 _ENVIRONMENT_LOOKS: Final = 3
+ENVIRONMENT_LOOKS_APART: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ class ProcessLooker:
     _writers: dict[int, str] = field(default_factory=dict)  # the sessions of who had shards
     _suspects: dict[int, str] = field(default_factory=dict)  # who may write where nobody reads
     _looks: dict[tuple[str, int], int] = field(default_factory=dict)
+    _rounds: int = 0
     _environments: dict[tuple[str, int], tuple[Environment, ...]] = field(default_factory=dict)
 
     def look_at_writers(self, shards: Mapping[str, Shard], crew: Crew) -> WritersLook:
@@ -198,17 +201,22 @@ class ProcessLooker:
     def look_at_environments(
         self, crew: Crew, planned: Mapping[str, SessionPlan]
     ) -> dict[str, tuple[Environment, ...]]:
-        """Read what the sessions' processes have of the planned variables; of new ones only.
+        """Read what the sessions' processes have of the planned variables.
 
-        And of those that were found wrong, for as long as they are there.
+        Of new ones; of those that were found wrong, for as long as they are there; and of all now
+        and then.
         """
+        self._rounds += 1
+        everybody = self._rounds % ENVIRONMENT_LOOKS_APART == 0
         keys = {(member.name, member.incarnation): member for member in crew.members}
         self._looks = {key: count for key, count in self._looks.items() if key in keys}
         self._environments = {k: v for k, v in self._environments.items() if k in keys}
         due = [
             member
             for key, member in keys.items()
-            if self._looks.get(key, 0) < _ENVIRONMENT_LOOKS or self._is_wrong(key, planned)
+            if everybody
+            or self._looks.get(key, 0) < _ENVIRONMENT_LOOKS
+            or self._is_wrong(key, planned)
         ]
         groups = kernel.find_members({member.pid for member in due}) if due else {}
         for member in due:
