@@ -16,15 +16,13 @@ from supervisor.config.keys import build_spec as build_configured
 from supervisor.config.keys import read_settings
 from supervisor.events import Adopted, Exited
 from supervisor.lifecycle import Ending, Process, State, Target
-from telemetry.masking import mask_secrets
+from telemetry.masking import MASK, mask_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from supervisor.events import Event
 
-# What stands in a recorded command where a secret was.
-MASK: Final = "***"
 # In these nothing lived and nothing was to be; what is not up is listed all the same.
 _AT_REST: Final = frozenset({State.STOPPED, State.EXITED, State.FATAL})
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from supervisor.config import METRICSD
 from supervisor.events import Drained, Event, Ready, Unhealthy
 from supervisor.lifecycle import Process, State
-from telemetry.mode import render_address
+from telemetry.mode import find_probe_host, render_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,8 +40,6 @@ LATE_SECONDS: Final = 0.25
 SILENT_SECONDS: Final = 3.0
 DRAIN_LIMIT_SECONDS: Final = 20.0
 DRAIN_LOOK_SECONDS: Final = 0.2
-
-_ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
 def _nothing() -> None:
@@ -165,11 +163,6 @@ class Prober:
             return self.drain_seconds
         interval = health.get("scrape_interval_seconds") or DRAIN_LIMIT_SECONDS
         return float(min(1.5 * interval, DRAIN_LIMIT_SECONDS))
-
-
-def find_probe_host(host: str) -> str:
-    """Find the address to ask at: loopback for "any", never a name that may mean IPv6."""
-    return _ANY_ADDRESS.get(host, host)
 
 
 async def probe_port(host: str, port: int, timeout_seconds: float) -> bool:

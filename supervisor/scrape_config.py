@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from telemetry.mode import render_address
+from telemetry.mode import find_probe_host, render_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,8 +20,6 @@ SESSION_JOB_NAME: Final = "peak_trade_session"
 DEFAULT_PATH: Final = "/metrics"
 # What a Prometheus in a container calls the machine it runs on.
 DEFAULT_HOST: Final = "host.docker.internal"
-# Where "any" is asked at; never a name, which may mean IPv6.
-_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +42,8 @@ def find_targets(status: Mapping[str, Any]) -> list[Target]:
 
     What is wanted up counts, whether it is so at the moment or not.
     """
-    host = status["port"]["host"]
-    found = [Target(JOB_NAME, status["port"]["port"], host=_LOOPBACK.get(host, host))]
+    host = find_probe_host(status["port"]["host"])
+    found = [Target(JOB_NAME, status["port"]["port"], host=host)]
     for exporter in status["exporters"]:
         if exporter.get("port") and exporter.get("target", "up") == "up":
             path = exporter.get("path") or DEFAULT_PATH
@@ -59,9 +57,8 @@ def find_targets(status: Mapping[str, Any]) -> list[Target]:
 
 def find_configured(config: Config) -> list[Target]:
     """Find what a configuration has to scrape, before any of it runs."""
-    host = config.host
     return [
-        Target(JOB_NAME, config.port, host=_LOOPBACK.get(host, host)),
+        Target(JOB_NAME, config.port, host=find_probe_host(config.host)),
         *(Target(name_job(s.name), s.port, s.path) for s in config.exporters if s.port),
         *(Target(SESSION_JOB_NAME, s.port) for s in config.sessions if s.port),
     ]

@@ -23,6 +23,7 @@ PORT_VARIABLES: Final = ("PEAK_TRADE_METRICSD_PORT", "PEAKTRADE_METRICS_PORT")
 
 DEFAULT_MULTIPROC_DIR: Final = ".ops_local/prom_multiproc"
 DEFAULT_PORT: Final = 9111
+_ANY_ADDRESS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 
 
 class Mode(StrEnum):
@@ -75,3 +76,8 @@ def parse_port(environ: Mapping[str, str]) -> int:
 def render_address(host: str, port: int) -> str:
     """Write an address and a port as one: `0.0.0.0:9111`, `[::1]:9111`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def find_probe_host(host: str) -> str:
+    """Find the address to ask at: loopback for "any", never a name that may mean IPv6."""
+    return _ANY_ADDRESS.get(host, host)

@@ -6,16 +6,14 @@ import http.client
 import json
 import os
 import re
-import signal
 import socket
-import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from waiting import wait_for
+from daemon_process import Daemon, run_daemon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,22 +30,10 @@ class Response:
     body: bytes
 
 
-@dataclass(frozen=True)
-class Metricsd:
-    """A running metricsd; its stderr goes to a file."""
+class Metricsd(Daemon):
+    """A running metricsd."""
 
-    process: subprocess.Popen[bytes]
-    log_path: Path
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text()
-
-    @property
-    def port(self) -> int:
-        match = STARTED.search(self.log)
-        assert match is not None, self.log
-        return int(match[2])
+    STARTED = STARTED
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=10)
@@ -75,10 +61,6 @@ class Metricsd:
         document: dict[str, Any] = json.loads(response.body)
         return document
 
-    def end(self, number: int = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(10)
-
 
 def ask(
     connection: http.client.HTTPConnection,
@@ -104,13 +86,5 @@ def clean_environ(**extra: str) -> dict[str, str]:
 def running(command: Sequence[str | Path], log_path: Path, **popen: Any) -> Iterator[Metricsd]:
     """Run a metricsd until the block ends, from the moment it says that it started."""
     popen.setdefault("env", clean_environ())
-    with log_path.open("wb") as log, subprocess.Popen(command, stderr=log, **popen) as process:
-        metricsd = Metricsd(process, log_path)
-        try:
-            wait_for(
-                lambda: STARTED.search(metricsd.log) or process.poll() is not None,
-                what="metricsd to start",
-            )
-            yield metricsd
-        finally:
-            process.kill()
+    with run_daemon(Metricsd, command, log_path, **popen) as metricsd:
+        yield metricsd

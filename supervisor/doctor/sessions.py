@@ -13,6 +13,7 @@ from supervisor.doctor import Diagnosis, fails, passes
 from supervisor.doctor.facts import Daemon, Library, Supervised
 from supervisor.drift import MISSING_SHARD, STALE_VALUES
 from telemetry.labels import ALLOWLISTS
+from telemetry.masking import MASK
 from telemetry.mode import (
     LIBRARY_DIR_VARIABLE,
     MODE_VARIABLE,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 _IMPORTED_SECONDS: Final = 5.0
 # So long may a session have nothing to count, or wait for its first signal.
 _SILENT_SECONDS: Final = 600.0
-_MASKED: Final = "***"
 _ENDED_BADLY: Final = frozenset({"fatal", "backoff"})
 
 # What a supervisor says of how one was to run.
@@ -303,7 +303,7 @@ def _again(session: SessionFacts, snapshot: Snapshot) -> tuple[str, ...]:
             f"`{_ptsup(snapshot, 'restart', session.name)}`",
         )
     end = f"`{_ptsup(snapshot, 'stop', session.name)}`" if session.name else f"`kill {session.pid}`"
-    if not session.words or any(_MASKED in word for word in session.words):
+    if not session.words or any(MASK in word for word in session.words):
         return (end, "start its program anew with `ptsup start`, and no variables before it")
     command = shlex.join(session.words)
     enter = f"cd {shlex.quote(session.cwd)} && "

@@ -28,9 +28,9 @@ from supervisor.errors import PtsupError
 from supervisor.logs import read_since
 from supervisor.look.health import read_violations
 from supervisor.orphans import find_living, read_dead_status
-from supervisor.probe import find_probe_host, probe_health, probe_scrape
+from supervisor.probe import probe_health, probe_scrape
 from telemetry.holders import find_port_holder
-from telemetry.mode import parse_multiproc_dir, render_address
+from telemetry.mode import find_probe_host, parse_multiproc_dir, render_address
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -18,11 +18,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from supervisor.config import SUPERVISOR
 from supervisor.errors import PtsupError
-from supervisor.probe import find_probe_host
 from supervisor.report import read_report
 from supervisor.web.history import LastSignal, Sample, Series, build_charts, find_signals
 from supervisor.web.view import build_view, render_event
-from telemetry.mode import render_address
+from telemetry.mode import find_probe_host, render_address
 from telemetry.shards import ShardError, parse_key, read_shard
 
 if TYPE_CHECKING:

@@ -127,7 +127,8 @@ supervisor.client         shell  control errors kernel
 supervisor.doctor         pure
 supervisor.doctor.facts   pure
 supervisor.doctor.find    pure   doctor doctor.facts doctor.sessions
-supervisor.doctor.sessions pure   doctor doctor.facts drift telemetry.labels telemetry.mode
+supervisor.doctor.sessions pure   doctor doctor.facts drift telemetry.labels telemetry.masking
+                                 telemetry.mode
 supervisor.doctor.interpreter shell  doctor.facts environ gates telemetry.masking telemetry.mode
 supervisor.doctor.processes shell  doctor.facts doctor.interpreter environ kernel look.values
                                  observe telemetry.masking telemetry.mode telemetry.shards
@@ -174,7 +175,7 @@ supervisor.web            pure
 supervisor.web.guard      pure
 supervisor.web.history    pure
 supervisor.web.view       pure   web.history
-supervisor.web.watch      shell  config errors probe report web.history web.view telemetry.mode
+supervisor.web.watch      shell  config errors report web.history web.view telemetry.mode
                                  telemetry.shards
 supervisor.web.app        shell  config logs web.guard
 supervisor.web.__main__   shell  cli.options cli.outcome config.values port web.app web.watch

@@ -6,13 +6,11 @@ import contextlib
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 import urllib.request
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -20,6 +18,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from daemon_process import Daemon, run_daemon
 from stack import ROOT, build_environment
 from waiting import wait_for
 
@@ -34,26 +33,13 @@ if TYPE_CHECKING:
 AI_LIVE = (sys.executable, "-P", "-m", "telemetry.ai_live")
 WITHOUT = (sys.executable, str(ROOT / "tests" / "children" / "ai_live_without.py"))
 EMIT = (sys.executable, str(ROOT / "examples" / "emit_ai_live_events.py"))
-STARTED = re.compile(r" INFO ai_live started on (\S+):(\d+) events=(.*)\n")
 
 # `make ai-live` sends a million.
 EVENTS = int(os.environ.get("PTSUP_AI_EVENTS", "20000"))
 
 
-@dataclass(frozen=True)
-class Exporter:
-    process: subprocess.Popen[bytes]
-    log_path: Path
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text()
-
-    @property
-    def port(self) -> int:
-        match = STARTED.search(self.log)
-        assert match, self.log
-        return int(match[2])
+class Exporter(Daemon):
+    STARTED = re.compile(r" INFO ai_live started on (\S+):(\d+) events=(.*)\n")
 
     def get(self, path: str) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as answer:
@@ -91,22 +77,11 @@ def exporting(
     **env: str,
 ) -> Iterator[Exporter]:
     """Run an exporter until the block ends, from the moment it says that it started."""
-    log_path = cwd / "ai_live.log"
     given = {"PEAK_TRADE_AI_EVENTS_JSONL": "logs/ai/ai_events.jsonl", **env, **more}
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--port", "0", *options],
-            cwd=cwd,
-            env=build_environment(**given),
-            stderr=log,
-        )
-    exporter = Exporter(process, log_path)
-    try:
-        wait_for(lambda: STARTED.search(exporter.log) or process.poll() is not None)
+    words = [*command, "--port", "0", *options]
+    environ = build_environment(**given)
+    with run_daemon(Exporter, words, cwd / "ai_live.log", cwd=cwd, env=environ) as exporter:
         yield exporter
-    finally:
-        process.kill()
-        process.wait()
 
 
 def emit(cwd: Path, *options: str) -> Path:
@@ -215,8 +190,7 @@ def test_without_a_file_the_heartbeat_is_there_and_the_file_is_waited_for(tmp_pa
         append(out, '{"v":1,"decision":"noop"}')
         wait_for(lambda: exporter.decisions(run_id="night7", component="desk") == 1)
         assert json.loads(exporter.get("/healthz"))["events_jsonl"] == "logs/ai/ai_events.jsonl"
-        exporter.process.send_signal(signal.SIGTERM)
-        assert exporter.process.wait(10) == 0
+        assert exporter.end() == 0
 
 
 def test_runs_beyond_the_bound_are_dropped_and_counted(tmp_path: Path) -> None:
