@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from supervisor.scrape_config import JOB_NAME
 from supervisor.verify.snapshot import read_active, read_vector
+from telemetry.mode import MODE_VARIABLE, Mode, parse_mode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -78,14 +79,15 @@ def _judge_sessions(seen: Snapshot) -> Iterator[Verdict]:
     for session in find_running(seen):
         name = f"mode:{session['name']}"
         mode = seen.modes.get(session["name"]) or session.get("mode") or "B"
-        if mode.strip().upper() == session.get("mode") == "A":
+        real = parse_mode({MODE_VARIABLE: mode})
+        if real is Mode.A and session.get("mode") == Mode.A:
             yield _pass(name, "mode A as configured")
-        elif mode.strip().upper() != "B":
+        elif real is Mode.A:
             yield _fail(
                 name,
-                f"the session runs in mode A (PEAKTRADE_METRICS_MODE={mode!a}): "
+                f"the session runs in mode A ({MODE_VARIABLE}={mode!a}): "
                 "its counts are not on metricsd's page",
-                "take PEAKTRADE_METRICS_MODE out of its command",
+                f"take {MODE_VARIABLE} out of its command",
             )
         elif not session["shards"]:
             yield _fail(

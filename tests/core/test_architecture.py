@@ -156,7 +156,7 @@ supervisor.cli.init       shell  cli.options config config.example config.flags 
 supervisor.cli.scrape_config  shell  cli.options config.flags errors report scrape_config
 supervisor.verify         pure
 supervisor.verify.snapshot  pure
-supervisor.verify.checks  pure   scrape_config verify.snapshot
+supervisor.verify.checks  pure   scrape_config verify.snapshot telemetry.mode
 supervisor.verify.render  pure   telemetry.plain
 supervisor.verify.evidence  pure   verify.checks verify.render
 supervisor.verify.ask     shell  verify.snapshot
