@@ -99,8 +99,8 @@ def find_config_changed(_plan: Plan, snapshot: Snapshot) -> Iterator[Finding]:
         yield Finding(
             kind=CONFIG_CHANGED,
             subject=outdated.name,
-            expected="it runs as the start that adopted it was told",
-            actual=f"it (pid {outdated.pid}) goes on as it was spawned before that, with another"
+            expected="it runs as it is configured now",
+            actual=f"it (pid {outdated.pid}) goes on as a former supervisor spawned it, with another"
             f" {', '.join(outdated.keys)}",
             hint=f"`ptsup restart {outdated.name}`",
             since=snapshot.now,
