@@ -588,11 +588,13 @@ def test_health_answers_while_many_scrapes_are_under_way(start: Start, directory
 
     with ThreadPoolExecutor(8) as pool:
         scrapers = [pool.submit(scrape) for _ in range(8)]
-        for _ in range(5):
-            before = time.monotonic()
-            metricsd.health()
-            assert time.monotonic() - before < 1
-        ended.set()
+        try:
+            for _ in range(5):
+                before = time.monotonic()
+                metricsd.health()
+                assert time.monotonic() - before < 5  # on a machine that has much else to do
+        finally:
+            ended.set()
         assert all(scraper.result(20) for scraper in scrapers)
 
 
