@@ -1,7 +1,8 @@
 """What an incarnation was spawned by, to be told from anything else without being said.
 
 Pure. A mark for each key, salted: it goes into a state file, where no value may stand. Four bytes
-tell that a value is another one; of what it is they leave a million million candidates.
+tell that a value is another one, and fit too many to say which; who may read them may read the
+environment of the process itself.
 """
 
 from __future__ import annotations
@@ -9,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from posixpath import normpath
-from typing import TYPE_CHECKING, Any, Final
-
-from supervisor.config.keys import SETTINGS, build_settings
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,21 +18,25 @@ if TYPE_CHECKING:
     from supervisor.config import SessionSpec
 
 _MARK_BYTES: Final = 4
+_encode: Final = json.JSONEncoder(sort_keys=True).encode
 
 
 def build_marks(spec: SessionSpec, salt: str) -> dict[str, str]:
     """Mark each key of a spec whose change takes another incarnation."""
-    values: dict[str, Any] = {"command": spec.command, "cwd": normpath(spec.cwd)}
-    values |= {key: value for key, value in build_settings(spec).items() if not SETTINGS[key].live}
-    values |= {f"env.{name}": value for name, value in spec.env.items()}
-    return {key: _mark(salt, value) for key, value in values.items()}
+    values = {
+        "command": spec.command,
+        "cwd": normpath(spec.cwd),
+        "mode": spec.mode,
+        "port": spec.port,
+        "limits": dict(spec.limits),
+        **{f"env.{name}": value for name, value in spec.env.items()},
+    }
+    secret = salt.encode()[:64]
+    return {key: _mark(secret, value) for key, value in values.items()}
 
 
-def _mark(salt: str, value: object) -> str:
-    text = json.dumps(value, sort_keys=True)
-    return hashlib.blake2b(
-        text.encode(), key=salt.encode()[:64], digest_size=_MARK_BYTES
-    ).hexdigest()
+def _mark(key: bytes, value: object) -> str:
+    return hashlib.blake2b(_encode(value).encode(), key=key, digest_size=_MARK_BYTES).hexdigest()
 
 
 def diff_marks(spawned: Mapping[str, str], wanted: Mapping[str, str]) -> tuple[str, ...]:

@@ -100,8 +100,8 @@ def find_config_changed(_plan: Plan, snapshot: Snapshot) -> Iterator[Finding]:
             kind=CONFIG_CHANGED,
             subject=outdated.name,
             expected="it runs as it is configured now",
-            actual=f"it (pid {outdated.pid}) goes on as a former supervisor spawned it, with another"
-            f" {', '.join(outdated.keys)}",
+            actual=f"it (pid {outdated.pid}) goes on as a former supervisor spawned it, with"
+            f" another {', '.join(outdated.keys)}",
             hint=f"`ptsup restart {outdated.name}`",
             since=snapshot.now,
         )

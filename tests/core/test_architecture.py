@@ -34,7 +34,7 @@ supervisor.config.toml    pure   config config.dotenv config.keys config.order c
 supervisor.config.flags   pure   config config.values errors
 supervisor.config.example  pure
 supervisor.config.diff    pure   config.keys
-supervisor.config.marks   pure   config.keys
+supervisor.config.marks   pure
 supervisor.config.documents  pure  config config.keys config.values errors
 supervisor.gates          pure   gates.gate gates.names gates.refusal
 supervisor.gates.refusal  pure

@@ -96,6 +96,7 @@ def test_what_one_was_spawned_by_is_told_from_anything_else_without_being_said()
     spawned, *_ = read(A + "cwd = 'x'\nenv = { TOKEN = 'hunter2', B = '1' }\n")
     marks = build_marks(spawned, "n0nce")
     assert diff_marks(marks, build_marks(spawned, "n0nce")) == ()
+    assert {key for key, setting in SETTINGS.items() if not setting.live} <= marks.keys()
     assert diff_marks({}, marks) == ()  # nobody knows
     for text, keys in (
         ("cwd = './y/../x'\nenv = { TOKEN = 'hunter2', B = '1' }", ()),
