@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from supervisor import kernel
 from supervisor.observe import find_spawned
 from supervisor.spawn import reap_stranger
+from supervisor.told import Told, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -70,8 +71,7 @@ class Adoptee:
     _watch: kernel.ExitWatch | None = None
     _known: dict[int, str] = field(default_factory=dict)  # members of its group, as last seen
     _died_at: float | None = None
-    _sent: int | None = None  # the last signal, for who is found later
-    _reached: dict[int, str] = field(default_factory=dict)
+    _told: Told | None = None  # the last signal, for who is found later
 
     def __post_init__(self) -> None:
         """Be counted."""
@@ -141,24 +141,20 @@ class Adoptee:
         numbers = [number]
         if number != signal.SIGKILL:  # one that is stopped would not notice
             numbers.append(signal.SIGCONT)
-        self._sent, self._reached = number, {}
         remains = self.find_remains()
+        reached: dict[int, str] = {}
         for each in numbers:
             if self._watch is not None and self._watch.signal_group(each):
                 members = set(self._find_members())
-                self._reached = {p: i for p, i in self._known.items() if p in members}
-            for pid in remains & self._known.keys() - self._reached.keys():
+                reached = {p: i for p, i in self._known.items() if p in members}
+            for pid in remains & self._known.keys() - reached.keys():
                 kernel.signal_process(pid, self._known[pid], each)
-        self._reached = dict(self._known)
+        self._told = Told(number, dict(self._known))
 
     def catch_up(self) -> None:
         """Signal who has come since: forked by one that was dying, or orphaned by its end."""
-        if self._sent is None:
-            return
-        for pid, identity in self._known.items():
-            if self._reached.get(pid) != identity:
-                self._reached[pid] = identity
-                kernel.signal_process(pid, identity, self._sent)
+        if self._told is not None:
+            tell(self._told.find_due(self._known, time.monotonic()), self._told.number)
 
     def let_go(self) -> None:
         """Forget it, now that it is dead."""

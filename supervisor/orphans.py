@@ -29,6 +29,7 @@ from supervisor.config import (
 from supervisor.config.keys import read_settings
 from supervisor.errors import SupervisorDeadError
 from supervisor.status import build_dead_status
+from supervisor.told import Told, tell
 from telemetry.clearing import clear_and_say
 
 if TYPE_CHECKING:
@@ -254,16 +255,22 @@ def _stop_survivors(
 ) -> Iterator[str]:
     """TERM whoever lives of these, KILL each whose time is over, until nobody is left."""
     left = find_survivors(states)
+    told = {
+        name: Told(_find_stop_signal(state), dict(left.get(name, {})))
+        for name, state in states.items()
+    }
     for name, pids in left.items():
-        _signal({name: pids}, _find_stop_signal(states[name]))
+        tell(pids, told[name].number)
     began = time.monotonic()
     while left:
         waited = time.monotonic() - began
         if waited >= max(limits_seconds[name] for name in left) + _KILL_SECONDS:
             break
-        # Again at each look: it may have forked while it was dying.
-        late = {name: pids for name, pids in left.items() if waited >= limits_seconds[name]}
-        _signal(late, signal.SIGKILL)
+        for name, pids in left.items():
+            if waited >= limits_seconds[name]:
+                tell(pids, signal.SIGKILL)
+            elif states[name].get("pid") not in pids:  # it may have forked while it was dying
+                tell(told[name].find_due(pids, time.monotonic()), told[name].number)
         time.sleep(_LOOK_SECONDS)
         before, left = left, find_survivors(states)
         for name in before.keys() - left.keys():
@@ -284,9 +291,3 @@ def _find_stop_signal(state: Mapping[str, Any]) -> int:
     """Find the signal that asks this one to end, as it was configured."""
     settings = read_settings(state.get("settings", {}))
     return signal.Signals[f"SIG{settings.get('stop_signal', 'TERM')}"]
-
-
-def _signal(survivors: Mapping[str, Mapping[int, str]], number: int) -> None:
-    for pids in survivors.values():
-        for pid, identity in pids.items():
-            kernel.signal_process(pid, identity, number)

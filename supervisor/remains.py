@@ -6,7 +6,6 @@ else is signalled as the process it was found to be, never by a bare number.
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import time
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from supervisor import kernel
 from supervisor.observe import find_spawned, read_nonce
 from supervisor.spawn import Child, signal_group
+from supervisor.told import Told, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +36,7 @@ class Remains:
     _nonces: dict[int, str] = field(default_factory=dict)  # of orphans that became our children
     _groups: tuple[float, dict[int, set[int]]] = (0.0, {})  # as last seen, and when that was
     _escaped: tuple[float, dict[str, set[int]]] = (0.0, {})
-    _sent: dict[str, tuple[int, dict[int, str]]] = field(default_factory=dict)
+    _told: dict[str, Told] = field(default_factory=dict)
 
     def find(self, children: Iterable[Child]) -> dict[str, set[int]]:
         """Find who lives of each of these, whose leaders are dead; in one look at everybody.
@@ -54,8 +54,9 @@ class Remains:
         for child in children:
             nonce = self.children.find_nonce(child.name)
             found[child.name] = members.get(child.pid, set()) | escaped.get(nonce, set())
-            if child.name in self._sent:
-                self._send(child.name, found[child.name])
+            if child.name in self._told:
+                told = self._told[child.name]
+                tell(told.find_due(_identify(found[child.name]), time.monotonic()), told.number)
         return found
 
     def _find_escaped(self, nonces: set[str]) -> dict[str, set[int]]:
@@ -81,11 +82,10 @@ class Remains:
         """Signal the group and who left it; who is found later is sent the same by `find`."""
         group = self._list_group(child.pid) if number != signal.SIGKILL else ()
         signal_group(child, number)
-        escaped = self._list_escaped(self.children.find_nonce(child.name))
+        escaped = _identify(self._list_escaped(self.children.find_nonce(child.name)))
         # Whoever has heard it is not told twice, which may mean something else.
-        heard = ((pid, kernel.read_identity(pid)) for pid in group)
-        self._sent[child.name] = number, {pid: it for pid, it in heard if it is not None}
-        self._send(child.name, escaped)
+        self._told[child.name] = Told(number, {**_identify(group), **escaped})
+        tell(escaped, number)
 
     def _list_escaped(self, nonce: str) -> set[int]:
         """Find who left a group, from a look at all that is fresh enough for a stop of all."""
@@ -106,18 +106,11 @@ class Remains:
             self._groups = time.monotonic(), members
         return members.get(leader, set())
 
-    def _send(self, name: str, pids: Iterable[int]) -> None:
-        number, done = self._sent[name]
-        for pid in pids:
-            identity = kernel.read_identity(pid)
-            if identity is None or done.get(pid) == identity:
-                continue
-            done[pid] = identity
-            with contextlib.suppress(PermissionError):
-                kernel.signal_process(pid, identity, number)
-                if number != signal.SIGKILL:  # one that is stopped would not notice
-                    kernel.signal_process(pid, identity, signal.SIGCONT)
-
     def forget(self, name: str) -> None:
         """Forget a leader that was reaped: nobody is left of it."""
-        self._sent.pop(name, None)
+        self._told.pop(name, None)
+
+
+def _identify(pids: Iterable[int]) -> dict[int, str]:
+    found = ((pid, kernel.read_identity(pid)) for pid in pids)
+    return {pid: identity for pid, identity in found if identity is not None}

@@ -5,7 +5,9 @@
 deaf: a leader and a worker that ignore TERM. escape: a worker that left by a double fork and
 setsid. dying: forks another one at TERM, which leaves too. chain: each forks the next one, in a
 session of its own, and then dies. log: a grandchild that holds the log open and nothing else.
-With --gentle they obey TERM, once the dying have forked.
+newborn: forks one at TERM that hears nothing in its first half second, which Python does to the
+signals between a fork and the child's first step. With --gentle they obey TERM, once the dying
+have forked.
 """
 
 from __future__ import annotations
@@ -47,6 +49,14 @@ def fork_while_dying(_number: int, _frame: object) -> None:
     os._exit(3)
 
 
+def fork_deaf_newborn(_number: int, _frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.fork() == 0:
+        time.sleep(0.5)
+        stay()
+    os._exit(3)
+
+
 def chain(length: int) -> None:
     if os.fork() == 0:
         os.setsid()
@@ -63,6 +73,12 @@ match KIND:
         leave()
     case "dying":
         signal.signal(signal.SIGTERM, fork_while_dying)
+        say()
+        os.write(1, b"ready\n")
+        while True:
+            time.sleep(600)
+    case "newborn":
+        signal.signal(signal.SIGTERM, fork_deaf_newborn)
         say()
         os.write(1, b"ready\n")
         while True:

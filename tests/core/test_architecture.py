@@ -76,8 +76,9 @@ supervisor.records        pure
 supervisor.rundir         shell  config copies errors records telemetry.directories
 supervisor.observe        shell  environ status
                                  telemetry.claim telemetry.processes telemetry.shards
-supervisor.adoptee        shell  kernel observe spawn
-supervisor.remains        shell  kernel observe spawn
+supervisor.told           shell  kernel
+supervisor.adoptee        shell  kernel observe spawn told
+supervisor.remains        shell  kernel observe spawn told
 supervisor.claims         shell  drift drift.facts telemetry.claim telemetry.clearing
 supervisor.admission      shell  environ errors gates gates.files gates.refusal spawn
 supervisor.notify         shell
@@ -118,7 +119,7 @@ supervisor.verbs          shell  supervisor admission config.documents config.or
                                  status
 supervisor.serve          shell  control errors kernel verbs
 supervisor.orphans        shell  adoption client config config.keys errors kernel observe status
-                                 telemetry.clearing
+                                 told telemetry.clearing
 supervisor.takeover       shell  admission adoption client config config.marks drift.facts errors
                                  gates kernel lifecycle observe orphans port telemetry.mode
 supervisor.launch         shell  audit claims config control errors events fleet logs notify serve

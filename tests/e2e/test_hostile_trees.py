@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 TREES: Final = int(os.environ.get("PTSUP_TREES") or 20)
 AT_ONCE: Final = max(10, TREES // 4)
 KINDS: Final = ("deaf", "escape", "dying", "chain", "log")
-READY: Final = {"deaf": 2, "escape": 2, "dying": 1, "chain": 6, "log": 2}
+READY: Final = {"deaf": 2, "escape": 2, "dying": 1, "chain": 6, "log": 2, "newborn": 1}
+OBEYING: Final = (*KINDS, "newborn")
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="needs a subreaper"),
@@ -112,12 +113,18 @@ def test_what_a_crashed_leader_left_is_gone_before_its_next_incarnation(
     assert not [pid for pid in former if is_alive(pid)]
 
 
-def test_a_tree_that_obeys_is_not_waited_for(stack: Stack) -> None:
-    stack.start(*(w for kind in KINDS for w in ("-s", f"{kind}={tree(kind, '--gentle')}")))
-    for kind in KINDS:
+@pytest.mark.parametrize("whose", ["ours", "adopted", "nobody's"])
+def test_a_tree_that_obeys_is_not_waited_for(stack: Stack, whose: str) -> None:
+    stack.start(*(w for kind in OBEYING for w in ("-s", f"{kind}={tree(kind, '--gentle')}")))
+    for kind in OBEYING:
         wait_until_up(stack, kind, kind)
+    if whose != "ours":
+        os.kill(stack.status()["supervisor"]["pid"], 9)
+        wait_for(lambda: stack.run("status", code=None).returncode == 4, what="the crash")
+    if whose == "adopted":
+        stack.start()
     began = time.monotonic()
-    stack.run("stop", *KINDS, "--timeout", "60")
-    assert time.monotonic() - began < 10
-    for kind in KINDS:
+    stack.run("stop", *(OBEYING if whose != "nobody's" else ()), "--timeout", "60")
+    assert time.monotonic() - began < 20
+    for kind in OBEYING:
         assert not [pid for pid in find_pids(stack, kind) if is_alive(pid)], kind
