@@ -77,7 +77,7 @@ def read_tail(path: Path, lines: int) -> list[str]:
 
 def read_since(path: Path, start: int) -> list[str]:
     """Read what was written to a log from an offset on, of very much the last, as harmless text."""
-    follower = Follower(path, position=max(start, find_end(path) - _SINCE_BYTES))
+    follower = Follower(path, position=max(0, start, find_end(path) - _SINCE_BYTES))
     return [render_line(line) for line in follower.read_lines(last=True)]
 
 

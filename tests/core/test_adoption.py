@@ -116,6 +116,7 @@ def test_moments_of_another_boot_are_none_of_the_future() -> None:
         {"state": "dancing"},
         {"state": "running", "restart": "sometimes", "stop_timeout_seconds": -1},
         {"state": "exited", "incarnation": -5, "failures": -1, "target": "sideways"},
+        {"marks": {"command": ["sleep"]}, "log_start": True},
     ],
 )
 def test_garbage_becomes_the_default(garbage: dict[str, Any]) -> None:
@@ -123,6 +124,7 @@ def test_garbage_becomes_the_default(garbage: dict[str, Any]) -> None:
     process = build_process(former, NOW)
     assert (process.policy, process.incarnation, process.failures) == (Policy(), 0, 0)
     assert process.target is Target.UP
+    assert not former.record.keys() & {"marks", "log_start"}
 
 
 def test_values_come_from_the_new_environment_and_what_is_missing_is_named() -> None:

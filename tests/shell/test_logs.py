@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from supervisor.logs import Follower, open_log, read_tail
+from supervisor.logs import Follower, open_log, read_since, read_tail
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,3 +54,15 @@ def test_control_and_undecodable_bytes_are_harmless(tmp_path: Path) -> None:
     with open_log(path) as log:
         log.write(b"\x1b[31mred\x07 caf\xe9\tand\xc2\x9b1m\r\n")
     assert read_tail(path, 1) == ["\\x1b[31mred\\x07 caf\ufffd\tand\\x9b1m"]
+
+
+def test_what_was_written_since_an_offset_is_read_and_of_very_much_the_last(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    assert read_since(path, 5) == []
+    path.write_text("one\ntwo\n")
+    assert [read_since(path, start) for start in (-5, 4, 8)] == [["one", "two"], ["two"], []]
+    assert read_since(path, 99) == ["one", "two"]  # somebody emptied it meanwhile
+    path.write_text("first\n" + "x" * (1 << 20) + "\nlast\n")
+    found = read_since(path, 0)
+    assert found[0] != "first"
+    assert found[-1] == "last"
