@@ -46,6 +46,8 @@ class Admitted:
     missing: tuple[str, ...] = ()  # what of it nobody could tell us after a crash
     # The keys by which it is otherwise than what it was spawned by, if it runs from before a crash.
     outdated: tuple[str, ...] = ()
+    # The list under which its command and environment, which never change, passed the gates.
+    passed: tuple[str, ...] | None = None
 
     @property
     def stripped(self) -> tuple[str, ...]:
@@ -78,6 +80,18 @@ def find_gate_refusal(
     """Find what forbids a session: in its environment, its words, the files these name."""
     refusal = find_refusal(spec.command, inherited=inherited, configured=spec.env, denied=denied)
     return refusal or _find_refusal_in_files(spec, inherited, denied)
+
+
+def check_gates_again(member: Admitted, denied: Collection[str]) -> None:
+    """Refuse one that was admitted, before it is spawned; raises GateError.
+
+    The files it names are read each time; its words and variables count as they were judged.
+    """
+    spec, inherited = member.spec, member.inherited
+    if member.passed != tuple(denied):
+        check_gates(spec, inherited, denied)
+    elif (refusal := _find_refusal_in_files(spec, inherited, denied)) is not None:
+        raise GateError(f"cannot start {spec.name}: {refusal.message}", refusal.hint)
 
 
 def _find_refusal_in_files(
@@ -151,7 +165,7 @@ def admit(
 ) -> Admitted:
     """Let a session in; raises GateError or UsageError. `denied` extends the list of NO-LIVE."""
     check_gates(spec, inherited, denied)
-    admitted = Admitted(spec, dict(inherited))
+    admitted = Admitted(spec, dict(inherited), passed=tuple(denied))
     try:
         check_limits(spec.limits)
         check_command(spec.command, spec.cwd, admitted.build_environment(multiproc_dir, ""))

@@ -44,6 +44,7 @@ class Deaths:
     remains: Remains = field(init=False)
     _dead: set[str] = field(default_factory=set)  # zombies, peeked at and not reaped yet
     _settling: set[str] = field(default_factory=set)  # adopted and dead: how may yet be told
+    _doubted: bool = False
     _strangers: dict[int, int] = field(default_factory=dict)  # zombies too: their failed claims
 
     def __post_init__(self) -> None:
@@ -62,12 +63,20 @@ class Deaths:
         """Whether somebody is dead who is not reaped yet: no signal tells of the rest."""
         return bool(self._dead or self._settling or self._strangers)
 
+    def doubt(self) -> None:
+        """Look at each child the next time: somebody else may have reaped it."""
+        self._doubted = True
+        self.hint()
+
     def find_exits(self) -> list[Event]:
         """Peek at every child, and at what is left of the dead; raises OSError."""
+        any_dead, self._doubted = self._doubted or kernel.has_dead_child(), False
         fresh = {
             child.name: found
             for child in self.children.present.values()
-            if child.name not in self._dead and (found := _peek(child)) is not None
+            if (any_dead or isinstance(child, Adoptee))
+            and child.name not in self._dead
+            and (found := _peek(child)) is not None
         }
         remaining = self._find_remaining(fresh.keys() | self._dead)
         gone = self._dead - remaining
@@ -154,6 +163,8 @@ class Deaths:
 
     def reap_strangers(self) -> None:
         """Reap the dead among the orphans that became our children, each claimed first."""
+        if not kernel.has_dead_child():
+            return
         for pid in kernel.find_children() - self.children.pids:
             if kernel.peek(pid) is not None and self._claim_stranger(pid):
                 spawn.reap_stranger(pid)

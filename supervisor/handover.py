@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from supervisor import client
-from supervisor.config import SUPERVISOR
 from supervisor.config.diff import build_stack_settings, diff_settings
 from supervisor.config.documents import build_document
 from supervisor.control import Request
@@ -26,7 +25,7 @@ def hand_over(
     With `ready` it waits until they are, or will not be by themselves.
     """
     connection = client.connect(run_dir)
-    own = run_dir.read_state(SUPERVISOR)
+    own = run_dir.read_own()
     if connection is None:
         raise client.build_silence(own.get("pid"))
     if not config.members:

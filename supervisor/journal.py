@@ -1,30 +1,32 @@
 """What the next supervisor would have to know, written down before anything depends on it.
 
-One file for each process and one for ourselves; the words of a log line come from here too.
+Who has changed is noted, and all of that written at once: before a spawn, and before an answer.
+One line a change; ourselves have a file. The words of a log line come from here too.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import supervisor
 from supervisor import kernel
-from supervisor.config import SUPERVISOR
 from supervisor.config.diff import build_stack_settings
 from supervisor.errors import PtsupError
-from supervisor.lifecycle import Process, State
-from supervisor.status import build_state, describe, is_news, render_process
+from supervisor.lifecycle import State
+from supervisor.records import FORGOTTEN
+from supervisor.status import build_origin, build_state, describe, is_news, render_process
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from supervisor.admission import Admitted
     from supervisor.children import Children
     from supervisor.config import Config
     from supervisor.fleet import Fleet
+    from supervisor.lifecycle import Process
     from supervisor.rundir import RunDir
 
 log = logging.getLogger("ptsup")
@@ -32,54 +34,91 @@ log = logging.getLogger("ptsup")
 
 @dataclass(slots=True)
 class Journal:
-    """The state files of one supervisor; `members` are what its sessions are spawned from."""
+    """The journal of one supervisor; `members` are what its sessions are spawned from."""
 
     run_dir: RunDir
     members: Mapping[str, Admitted]
     children: Children
+    find: Callable[[str], Process | None]
     numbers: dict[str, int]  # in the order in which they were added, by a former supervisor too
+    _noted: dict[str, None] = field(default_factory=dict)  # who is otherwise than written down
+    _gone: dict[str, None] = field(default_factory=dict)
+    _origins: dict[str, Admitted | None] = field(default_factory=dict)  # as written down last
+    _last_number: int = 0
+    _failed: str = ""
+
+    def __post_init__(self) -> None:
+        """Go on counting."""
+        self._last_number = max(self.numbers.values(), default=0)
+
+    def note(self, name: str) -> None:
+        """Have one written down at the next opportunity."""
+        self._noted[name] = None
 
     def note_changes(self, before: Fleet, after: Fleet) -> None:
-        """Write down, and say, what has changed."""
-        for process in after.processes:
-            former = before.find(process.name)
-            if process is former:
+        """Note, and say, what the last step has changed."""
+        for name in after.touched:
+            process, former = after.find(name), before.find(name)
+            if process is None or process is former:
                 continue
-            self.write(process)
+            if former is None or _is_otherwise(former, process):
+                self.note(name)
             if former is None or process.state is former.state or not is_news(process):
                 continue
             if (former.state, process.state) != (State.STOPPED, State.RUNNING):  # an adoption
                 log.info(render_process(describe(after, process)))
 
-    def write(self, process: Process) -> bool:
-        """Write down one process; False, and said, when that cannot be done."""
-        member = self.members.get(process.name)
-        origin = self.children.origins.get(process.name)
-        state = build_state(
+    def forget(self, name: str) -> None:
+        """Take off the list one that is no longer to be known."""
+        self._noted.pop(name, None)
+        self._gone[name] = None
+
+    def write(self) -> bool:
+        """Write down all that was noted; False, and said, when that cannot be done.
+
+        Then it stays noted.
+        """
+        if not self._noted and not self._gone:
+            return True
+        processes = [process for name in self._noted if (process := self.find(name)) is not None]
+        changes: list[dict[str, Any]] = [{"name": name, FORGOTTEN: True} for name in self._gone]
+        changes += map(self._build_change, processes)
+        try:
+            self.run_dir.append_journal(changes)
+        except OSError as error:
+            if str(error) != self._failed:
+                log.warning("cannot write to %s: %s", self.run_dir.journal, error)
+            self._failed = str(error)
+            return False
+        for name in self._gone:
+            self._origins.pop(name, None)
+        self._origins |= {each.name: self.members.get(each.name) for each in processes}
+        self._noted, self._gone, self._failed = {}, {}, ""
+        return True
+
+    def _build_change(self, process: Process) -> dict[str, Any]:
+        """Build a line: what can change at any time, and the rest when it has changed."""
+        name = process.name
+        origin = self.children.origins.get(name)
+        change = build_state(
             process,
-            member.spec if member else None,
             # Without one it is no intent yet: that incarnation is still to be spawned.
             nonce=origin.nonce if origin and origin.incarnation == process.incarnation else "",
             identity=origin.identity if origin else None,
-            marks=origin.marks if origin else {},
-            log_start=origin.log_start if origin else 0,
         )
-        if process.name not in self.numbers:
-            self.numbers[process.name] = max(self.numbers.values(), default=0) + 1
-        state["number"] = self.numbers[process.name]
-        try:
-            self.run_dir.write_state(process.name, state)
-        except OSError as error:
-            log.warning("cannot write the state of %s: %s", process.name, error)
-            return False
-        return True
+        if change["nonce"] and origin and process.pid is None:  # the intent
+            change |= {"marks": dict(origin.marks), "log_start": origin.log_start}
+        member = self.members.get(name)
+        if name not in self._origins or self._origins[name] is not member or name in self._gone:
+            change |= build_origin(process.role, member.spec if member else None)
+            change["number"] = self._find_number(name)
+        return change
 
-    def forget(self, name: str) -> None:
-        """Take off the list one that is no longer to be known."""
-        try:
-            self.run_dir.remove_state(name)
-        except OSError as error:
-            log.warning("cannot remove the state of %s: %s", name, error)
+    def _find_number(self, name: str) -> int:
+        if name not in self.numbers:
+            self._last_number += 1
+            self.numbers[name] = self._last_number
+        return self.numbers[name]
 
     def write_own(self, config: Config) -> None:
         """Write down ourselves; raises PtsupError."""
@@ -97,9 +136,15 @@ class Journal:
             "settings": build_stack_settings(config),
         }
         try:
-            self.run_dir.write_state(SUPERVISOR, state)
+            self.run_dir.write_own(state)
         except OSError as error:
             raise PtsupError(
                 f"cannot write to the run directory {self.run_dir.path}: {error.strerror}",
                 "make room there, or choose another with --run-dir",
             ) from None
+
+
+def _is_otherwise(former: Process, process: Process) -> bool:
+    """Whether the next supervisor would have to know of what has changed."""
+    seen = (build_state(each, nonce="", identity=None) for each in (former, process))
+    return next(seen) != next(seen)

@@ -39,22 +39,25 @@ from supervisor.events import (
     Restart,
     SignalGroup,
     Spawn,
+    SpawnFailed,
     Start,
     Tick,
     Update,
 )
-from supervisor.fleet import Fleet, Phase, build_fleet, is_opened, is_settled, step
+from supervisor.fleet import Fleet, Phase, is_opened, is_settled
 from supervisor.journal import Journal
-from supervisor.lifecycle import State
+from supervisor.lifecycle import State, Target
 from supervisor.logs import read_tail
 from supervisor.look.everything import ConfigFile
-from supervisor.probe import Prober
+from supervisor.probe import PROBE_SECONDS, Prober
 from supervisor.publisher import Publisher
 from supervisor.readiness import ReadinessProber
 from supervisor.rotator import Rotator
 from supervisor.rounds import Rounds
 from supervisor.spawner import Spawner
 from supervisor.status import render_exit
+from supervisor.step import build_fleet, step
+from supervisor.waiters import Waiters
 from telemetry.clearing import clear_and_say
 from telemetry.mode import render_address
 
@@ -76,6 +79,8 @@ OPENING_LIMIT_SECONDS: Final = 30.0
 LOOK_AGAIN_SECONDS: Final = 0.1
 # A hint may get lost; the truth is looked at anyway.
 LOOK_ANYWAY_SECONDS: Final = 5.0
+# However many are to be spawned, whatever else happens is looked at after so many: some 50 ms.
+SPAWNS_AT_ONCE: Final = 50
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,7 +95,7 @@ class Loop:
     keep_shards: bool = False
     members: dict[str, Admitted] = field(default_factory=dict)
     inherited: Inherited = field(default_factory=Inherited)
-    rounds: Rounds = field(default_factory=Rounds)
+    rounds: Rounds = field(default_factory=lambda: Rounds(PROBE_SECONDS))
     error: PtsupError | None = None
 
     audit: Audit = field(init=False)
@@ -108,14 +113,17 @@ class Loop:
     _inbox: deque[Event] = field(default_factory=deque)
     _wakeup: asyncio.Event = field(default_factory=asyncio.Event)
     _look: bool = False
-    _waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = field(default_factory=list)
+    _claims: list[Claim] = field(default_factory=list)
+    _spawns: deque[Spawn] = field(default_factory=deque)
+    _changed: bool = False
+    _waiters: Waiters = field(default_factory=Waiters)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         """Begin with metricsd and whatever a former supervisor left; sessions are added.
 
-        Here all parts are put together: who looks again and again is one of the rounds, or, as
-        the audit, comes along with the probes.
+        Here all parts are put together: who looks again and again is one of the rounds, which
+        come along with the probes, as the audit does.
         """
         now = time.monotonic()
         given = {name: member.spec for name, member in self.members.items()}
@@ -126,7 +134,7 @@ class Loop:
             port=self.config.port,
             find_metricsd=lambda: self.fleet.metricsd,
             post=self.post,
-            after=self._turn_audit,
+            after=self._beat,
         )
         self.publisher = Publisher(self.run_dir, lambda: self.fleet, self.list_findings)
         self.claims = Claims(
@@ -138,7 +146,13 @@ class Loop:
             run_dir=self.run_dir, children=self.children, claims=self.claims, hint=self._hint
         )
         numbers = {each.name: each.record.get("number", 0) for each in self.former}
-        self.journal = Journal(self.run_dir, self.members, self.children, numbers)
+        self.journal = Journal(
+            run_dir=self.run_dir,
+            members=self.members,
+            children=self.children,
+            find=self._find,
+            numbers=numbers,
+        )
         self.spawner = Spawner(
             config=self.config,
             run_dir=self.run_dir,
@@ -189,19 +203,25 @@ class Loop:
         self.publisher.publish()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._hint)
+        # Hundreds may die while we do something else: what no longer fits says nothing new.
+        signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
         self.background(self.prober.run())
         self.background(self.readiness.run())
-        self.background(self.rounds.run())
         self.background(self.publisher.run())
         self.background(self.rotator.run())
         self.background(self._open())
         self.post(Start(METRICSD))  # nothing is done if it was adopted
         try:
             while self.fleet.phase is not Phase.ENDED:
-                for event in await self._next_events():
-                    self._take(event)
+                self._take(*await self._next_events())
+                self._spawn_next()
+                self._write_down()
+                if self._changed:
+                    self._changed = False
+                    self._waiters.tell()
         finally:
             loop.remove_signal_handler(signal.SIGCHLD)
+            self.rounds.close()
             for task in self._tasks:
                 task.cancel()
         if self.error is not None:
@@ -229,10 +249,12 @@ class Loop:
         self._wakeup.set()
 
     async def _look_anyway(self) -> None:
-        self._hint()
+        self.deaths.doubt()
 
     async def _next_events(self) -> list[Event]:
-        if not self._inbox and not self._look:
+        if self._inbox or self._look or self._spawns:
+            await asyncio.sleep(0)  # everybody else has a turn, too
+        else:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._find_timeout_seconds()):
                     await self._wakeup.wait()
@@ -262,9 +284,21 @@ class Loop:
     def take(self, event: Event) -> None:
         """Take an event at once: when this returns, what could be done about it is done."""
         self._take(event)
+        self._write_down()
         self._wakeup.set()  # the loop may be waiting for a deadline that is no longer the first
 
-    def _take(self, event: Event) -> None:
+    def _take(self, *events: Event) -> None:
+        """Take events, and what is fed back by what they lead to; only spawns are left to do."""
+        for event in events:
+            self._decide(event)
+        while self._claims:
+            # How somebody ended is written down before its pid is given back, and it is lost.
+            self._write_down()
+            claims, self._claims = self._claims, []
+            for claim in claims:
+                self._decide(self.deaths.claim(claim.name, claim.incarnation, claim.pid))
+
+    def _decide(self, event: Event) -> None:
         """Let the fleet decide on an event, and on what its actions feed back."""
         events = deque([event])
         while events:
@@ -273,16 +307,37 @@ class Loop:
             self._note_changes(before)
             for action in actions:
                 events.extend(self._perform(action))
-        for condition, waiter in self._waiters:
-            if not waiter.done() and condition():
-                waiter.set_result(None)
+
+    def _spawn_next(self) -> None:
+        """Spawn the next of those whose turn it is, if they are still to be."""
+        count = min(SPAWNS_AT_ONCE, len(self._spawns))
+        asked = [self._spawns.popleft() for _ in range(count)]
+        found = [(spawn, process) for spawn in asked if (process := self.fleet.find(spawn.name))]
+        wanted = []
+        for spawn, process in found:
+            if process.incarnation == spawn.incarnation and process.target is Target.DOWN:
+                self._take(SpawnFailed(spawn.name, spawn.incarnation, "", final=False))
+            elif process.incarnation == spawn.incarnation:
+                wanted.append(process)
+        for event in self.spawner.spawn(wanted):
+            self._look = True  # it may die before its SIGCHLD could mean anything to us
+            self._take(event)
+
+    def _find(self, name: str) -> Process | None:
+        return self.fleet.find(name)
+
+    def _write_down(self) -> None:
+        if self.fleet.phase is not Phase.ENDED:  # all of it is cleaned away then
+            self.journal.write()
 
     def _find_config_files(self) -> tuple[ConfigFile, ...]:
         """Find the files a reload would read; none where it could not."""
         marks = self.config.file_marks if self.config.file else {}
         return tuple(ConfigFile(path, mark) for path, mark in marks.items())
 
-    def _turn_audit(self) -> None:
+    def _beat(self) -> None:
+        """Do all that is done again and again, at the one wakeup that there is for it."""
+        self.rounds.turn()
         if self.fleet.phase is not Phase.OPENING:
             work = self.audit.turn()
             if work is not None:
@@ -290,6 +345,7 @@ class Loop:
 
     def _note_changes(self, before: Fleet) -> None:
         if self.fleet is not before:
+            self._changed = True
             self.publisher.note()
             self._note_metricsd(before.metricsd)
         self.journal.note_changes(before, self.fleet)
@@ -308,16 +364,17 @@ class Loop:
 
     def _perform(self, action: Action) -> Iterator[Event]:
         match action:
+            case Spawn(name, _) if name == METRICSD:
+                self._spawns.appendleft(action)
+                self.prober.wake()
             case Spawn(name, _):
-                (self.prober if name == METRICSD else self.readiness).wake()
-                self._look = True  # it may die before its SIGCHLD could mean anything to us
-                process = self.fleet.find(name)
-                assert process is not None
-                yield self.spawner.spawn(process)
+                self._spawns.append(action)
+                if self.members[name].spec.ready is not None:
+                    self.readiness.wake()
+            case Claim():
+                self._claims.append(action)
             case SignalGroup(name, _, number):
                 self.deaths.signal(name, number)
-            case Claim(name, incarnation, pid):
-                yield self.deaths.claim(name, incarnation, pid)
             case Reap(name, incarnation):
                 process = self.fleet.find(name)
                 told = None if process is None else process.returncode
@@ -374,14 +431,7 @@ class Loop:
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until the fleet fulfils a condition."""
-        if condition():
-            return
-        waiter = (condition, asyncio.get_running_loop().create_future())
-        self._waiters.append(waiter)
-        try:
-            await waiter[1]
-        finally:
-            self._waiters.remove(waiter)
+        await self._waiters.wait_until(condition)
 
     @property
     def opened(self) -> bool:

@@ -1,6 +1,6 @@
 """What a dead supervisor left: who still lives, what to say of it, and how to end it.
 
-Works from the state files alone. A recorded pid counts only when its identity (start and
+Works from the records alone. A recorded pid counts only when its identity (start and
 boot) is the recorded one, any other process only when it was spawned with a recorded nonce;
 nobody else is ever signalled.
 """
@@ -101,6 +101,13 @@ def _find_session(states: Mapping[str, Mapping[str, Any]]) -> int | None:
 
 def _find_former(record: Mapping[str, Any], run_dir: RunDir, session: int | None) -> Former:
     former = Former(record=record)
+    if (
+        former.nonce
+        and "pid" not in record
+        and former.name != METRICSD  # which is spawned without one where there is no room for it
+        and run_dir.find_lock(former.name, former.incarnation) is None
+    ):  # its spawn begins with the lock, so it did not come to that
+        former = Former(record={**record, "nonce": ""})
     if former.at_rest:
         return former
     pid = record.get("pid")
@@ -211,7 +218,7 @@ def stop_orphans(
     Yields a line for a person at each step. Raises NothingRunsError when there is nothing.
     """
     if not lock_or_find(run_dir):
-        raise build_silence(run_dir.read_state(SUPERVISOR).get("pid"))
+        raise build_silence(run_dir.read_own().get("pid"))
     states = run_dir.read_states()
     if not states:
         run_dir.unlock()

@@ -1,7 +1,7 @@
 """Asks metricsd over HTTP whether it does its work, and waits for the last scrape.
 
-Each question has its own deadline. It posts events and decides nothing. Plain asyncio
-streams: a probe a second must neither need a thread nor wait for one.
+Each question has its own deadline. It posts events and decides nothing. Who is healthy is
+asked on a connection that is kept, and answers it at the next beat; nothing here needs a thread.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.config import METRICSD
 from supervisor.events import Drained, Event, Ready, Unhealthy
+from supervisor.kept import Kept
 from supervisor.lifecycle import Process, State
 from telemetry.mode import find_probe_host, render_address
 
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ptsup")
 
-PROBE_SECONDS: Final = 1.0  # from the start of one to the start of the next
-# Who has not answered by then hangs: noticed within 2 s, whenever it began.
+# From the start of one to the start of the next: who has not answered by then, or within the
+# shorter time where it is waited for, hangs. Noticed within 2 s, whenever it began.
+PROBE_SECONDS: Final = 0.98
 ANSWER_SECONDS: Final = 0.95
+# A connection is kept for so many questions: that new ones are taken has to be seen, too.
+KEPT_QUESTIONS: Final = 30
 # What fails at once (a full queue, a reset) is asked again after so long.
 ASK_AGAIN_SECONDS: Final = 0.1
 # What is wrong with this process or machine, and says nothing about metricsd.
@@ -60,6 +64,10 @@ class Prober:
     _health: dict[str, Any] = field(default_factory=dict)
     _health_at: float = 0.0
     _now: asyncio.Event = field(default_factory=asyncio.Event)
+    _kept: Kept | None = None
+    _kept_for: int = 0  # the incarnation it answers for
+    _asked: int = 0  # on this connection
+    _asked_at: float = 0.0
 
     @property
     def url(self) -> str:
@@ -96,6 +104,12 @@ class Prober:
 
     async def run(self) -> None:
         """Ask a starting metricsd for a scrape, a running one every second for its health."""
+        try:
+            await self._keep_probing()
+        finally:
+            self._hang_up()
+
+    async def _keep_probing(self) -> None:
         while True:
             began = time.monotonic()
             await self._probe()
@@ -114,26 +128,77 @@ class Prober:
                 if await probe_scrape(self.host, self.port, PROBE_SECONDS):
                     self.post(Ready(METRICSD, metricsd.incarnation))
             case State.RUNNING:
-                await self._probe_running(metricsd)
+                if not await self._probe_kept(metricsd):
+                    self._hang_up()
+                    if await self._probe_running(metricsd):
+                        await self._keep_asking(metricsd)
             case _:
                 pass
 
-    async def _probe_running(self, metricsd: Process) -> None:
+    async def _probe_kept(self, metricsd: Process) -> bool:
+        """Read the answer to the last question and ask the next; False where that cannot be."""
+        now = time.monotonic()
+        if self._kept is None or self._kept_for != metricsd.incarnation:
+            return False
+        try:
+            health = self._kept.read()
+            if health is None:
+                waited = now - self._asked_at
+                if waited > PROBE_SECONDS + LATE_SECONDS:
+                    return False  # it was we who hung: ask anew, and wait for it
+                if waited >= ANSWER_SECONDS:
+                    self._post_silence(metricsd, PROBE_SECONDS)
+                return True
+            if health.get("pid") != metricsd.pid:
+                return False
+            # It was so at some moment after it was asked.
+            self._health, self._health_at = health, self._asked_at
+            if self._asked < KEPT_QUESTIONS and not self._kept.ended:
+                self._kept.ask()
+                self._asked, self._asked_at = self._asked + 1, now
+                return True
+        except (OSError, ValueError, EOFError):
+            return False
+        self._hang_up()
+        await self._keep_asking(metricsd)
+        return True
+
+    async def _keep_asking(self, metricsd: Process) -> None:
+        """Ask on a new connection, to be kept; where there is none, the next beat will see."""
+        self._hang_up()
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                self._kept = await Kept.open(self.host, self.port, "/healthz")
+        except OSError:
+            return
+        self._kept_for, self._asked, self._asked_at = metricsd.incarnation, 1, time.monotonic()
+
+    def _hang_up(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
+    def _post_silence(self, metricsd: Process, seconds: float) -> None:
+        reason = f"did not answer within {seconds:g} s"
+        self.post(Unhealthy(METRICSD, metricsd.incarnation, reason))
+
+    async def _probe_running(self, metricsd: Process) -> bool:
+        """Ask and wait for the answer, again and again for a while; whether it came."""
         deadline = time.monotonic() + ANSWER_SECONDS
         while (left := deadline - time.monotonic()) > 0:
             try:
                 health = await _fetch_health(self.host, self.port, left)
             except OSError as error:
                 if error.errno in _STARVED:
-                    return
+                    return False
                 health = None
             if health is not None and health.get("pid") == metricsd.pid:
                 self._health, self._health_at = health, time.monotonic()
-                return
+                return True
             await asyncio.sleep(max(0.0, min(ASK_AGAIN_SECONDS, deadline - time.monotonic())))
         if time.monotonic() - deadline < LATE_SECONDS:
-            reason = f"did not answer within {ANSWER_SECONDS:g} s"
-            self.post(Unhealthy(METRICSD, metricsd.incarnation, reason))
+            self._post_silence(metricsd, ANSWER_SECONDS)
+        return False
 
     async def drain(self) -> None:
         """Wait for one complete scrape by Prometheus that began after now, then say so."""

@@ -1,10 +1,11 @@
-"""The records of a supervisor and its processes, read back from their state files.
+"""The records of a supervisor and its processes, read back from the journal and a state file.
 
 Pure. A crash, a full disk or a person may have left anything in them.
 """
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -42,6 +43,32 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "session": (int,),
     "number": (int,),
 }
+
+
+# In a line of the journal: of whom it names nothing is known any more.
+FORGOTTEN: Final = "forgotten"
+
+
+def parse_journal(text: str) -> dict[str, dict[str, Any]]:
+    """Read the records of all processes, by name, in the order in which they were added.
+
+    Each line says what is otherwise of one of them; what is no such line says nothing.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for line in text.splitlines():
+        try:
+            change = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        name = change.get("name") if isinstance(change, dict) else None
+        if not isinstance(name, str):
+            continue
+        if FORGOTTEN in change:
+            found.pop(name, None)
+        else:
+            found.setdefault(name, {}).update(change)
+    records = {name: parse_record(document) for name, document in found.items()}
+    return dict(sorted(records.items(), key=lambda item: item[1].get("number", 0)))
 
 
 def parse_record(document: object) -> dict[str, Any]:

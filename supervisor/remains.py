@@ -46,6 +46,9 @@ class Remains:
         children = tuple(children)
         if not children:
             return {}
+        if kernel.SUBREAPS and not self._find_orphans():
+            # Of whoever descends from the dead, the eldest is our child now.
+            return {child.name: set() for child in children}
         members = kernel.find_members({child.pid for child in children})
         escaped = self._find_escaped(
             {self.children.find_nonce(child.name) for child in children} - {""}
@@ -65,7 +68,7 @@ class Remains:
             return find_spawned(nonces) if nonces else {}
         # Whoever left its group is our child once its own parent is dead, and keeps its pid, and
         # here the nonce it had when it was first seen, until we reap it.
-        orphans = kernel.find_children() - self.children.pids - self.spared
+        orphans = self._find_orphans()
         known = self._nonces
         self._nonces = {pid: known[pid] if pid in known else read_nonce(pid) for pid in orphans}
         found: dict[str, set[int]] = {}
@@ -77,6 +80,9 @@ class Remains:
             nonce: pids.union(*(offspring.get(pid, ()) for pid in pids))
             for nonce, pids in found.items()
         }
+
+    def _find_orphans(self) -> set[int]:
+        return kernel.find_children() - self.children.pids - self.spared
 
     def signal(self, child: Child, number: int) -> None:
         """Signal the group and who left it; who is found later is sent the same by `find`."""

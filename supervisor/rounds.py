@@ -1,4 +1,4 @@
-"""Periodic work, all of it on one beat: whatever is due then is done, at one wakeup for all.
+"""Periodic work, all of it at the beats of whoever is awake anyway: no wakeup of its own.
 
 Who needs to look again and again is registered here, instead of sleeping for itself.
 """
@@ -7,52 +7,53 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 log = logging.getLogger("ptsup")
 
-BEAT_SECONDS: Final = 5.0
-
 
 @dataclass(slots=True)
 class _Round:
     work: Callable[[], Coroutine[Any, Any, None]]
-    beats: int
+    seconds: float
+    began: float = -math.inf
     task: asyncio.Task[None] | None = None
 
 
 @dataclass(slots=True)
 class Rounds:
-    """The periodic work of one supervisor."""
+    """The periodic work of one supervisor. `beat_seconds` is how often it has a turn at best."""
 
-    beat_seconds: float = BEAT_SECONDS
+    beat_seconds: float
     _rounds: list[_Round] = field(default_factory=list)
 
     def every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Have work done at the first beat and then so often, rounded to beats.
+        """Have work done at the first beat and then so often, at the beat that is nearest.
 
         It is left out while its last turn lasts; one that fails is told, and has its next turn.
         """
-        self._rounds.append(_Round(work, max(1, round(seconds / self.beat_seconds))))
+        self._rounds.append(_Round(work, seconds))
 
-    async def run(self) -> None:
-        """Keep the beat for ever."""
-        beat = 0
-        try:
-            while True:
-                for each in self._rounds:
-                    if beat % each.beats == 0 and (each.task is None or each.task.done()):
-                        each.task = asyncio.create_task(_do(each.work))
-                await asyncio.sleep(self.beat_seconds)
-                beat += 1
-        finally:
-            for each in self._rounds:
-                if each.task is not None:
-                    each.task.cancel()
+    def turn(self) -> None:
+        """Begin what is due: to be called at each beat."""
+        now = time.monotonic()
+        for each in self._rounds:
+            due = now - each.began >= each.seconds - self.beat_seconds / 2
+            if due and (each.task is None or each.task.done()):
+                each.began = now
+                each.task = asyncio.get_running_loop().create_task(_do(each.work))
+
+    def close(self) -> None:
+        """Have nothing done any more."""
+        for each in self._rounds:
+            if each.task is not None:
+                each.task.cancel()
 
 
 async def _do(work: Callable[[], Coroutine[Any, Any, None]]) -> None:

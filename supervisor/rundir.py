@@ -1,7 +1,7 @@
-"""The run directory: its lock, one state file per process, logs and the socket paths.
+"""The run directory: its lock, the journal, logs and the socket paths.
 
-The lock is a flock on the directory itself, so there is no lock file to go stale. A state
-file is written beside its name and renamed; a reader never sees half of one. Beside it lies,
+The lock is a flock on the directory itself, so there is no lock file to go stale. The journal
+is only appended to, each line begun by its newline: a torn one spoils no other. Beside it lies,
 as long as an incarnation lasts, a file that its process holds locked.
 """
 
@@ -15,13 +15,16 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.config import METRICSD, SUPERVISOR
 from supervisor.copies import is_copy
 from supervisor.errors import PtsupError, UsageError
-from supervisor.records import parse_record
+from supervisor.records import parse_journal, parse_record
 from telemetry.directories import create_private, find_exposure, lock_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 # sockaddr_un.sun_path less its final NUL: 108 on Linux, 104 on macOS.
 _SOCKET_PATH_LIMIT: Final = 103
@@ -29,6 +32,10 @@ _SOCKET_NAME: Final = "control.sock"
 _HANDBACK_NAME: Final = "handback.sock"
 _METRICS_NAME: Final = "metrics.prom"
 _LOCK_SUFFIX: Final = ".lock"
+_JOURNAL_SUFFIX: Final = ".jsonl"
+_STATE_SUFFIXES: Final = frozenset({".json", _JOURNAL_SUFFIX, _LOCK_SUFFIX})
+# The journal is written anew, as short as it can be, when it is longer than it then was and this.
+_JOURNAL_GROWS_BYTES: Final = 1 << 22
 
 
 @dataclass(slots=True)
@@ -37,6 +44,7 @@ class RunDir:
 
     path: Path
     _lock: int | None = None
+    _journal_limit: int = _JOURNAL_GROWS_BYTES
 
     # -- Making and locking -----------------------------------------------------------------
 
@@ -77,7 +85,7 @@ class RunDir:
             ours = {self.logs.name, self.states.name, _SOCKET_NAME, _HANDBACK_NAME, _METRICS_NAME}
             if path.name not in ours and path != _find_beside(self.metrics):
                 return path.name
-        for directory, kinds in ((self.logs, {".log"}), (self.states, {".json", _LOCK_SUFFIX})):
+        for directory, kinds in ((self.logs, {".log"}), (self.states, _STATE_SUFFIXES)):
             for path in sorted(directory.glob("*")):
                 copied = directory == self.logs and is_copy(path.name)
                 if path.suffix not in kinds and not copied and not _is_unfinished(path):
@@ -106,12 +114,17 @@ class RunDir:
 
     @property
     def states(self) -> Path:
-        """The directory of the state files."""
+        """The directory of the journal, our own record and the locks of spawns."""
         return self.path / "state"
 
     def log(self, name: str) -> Path:
         """The log of one process."""
         return self.logs / f"{name}.log"
+
+    @property
+    def journal(self) -> Path:
+        """What is known of metricsd, the sessions and exporters."""
+        return self.states / f"journal{_JOURNAL_SUFFIX}"
 
     @property
     def metrics(self) -> Path:
@@ -200,27 +213,68 @@ class RunDir:
 
     # -- State ------------------------------------------------------------------------------
 
-    def write_state(self, name: str, document: dict[str, Any]) -> None:
-        """Replace the state of one process; raises OSError."""
-        self._replace(self.states / f"{name}.json", json.dumps(document))
+    def write_own(self, document: dict[str, Any]) -> None:
+        """Replace the state of the supervisor itself; raises OSError."""
+        self._replace(self._own, json.dumps(document))
 
-    def remove_state(self, name: str) -> None:
-        """Remove the state of one process; raises OSError."""
-        if self._is_ours():
-            (self.states / f"{name}.json").unlink(missing_ok=True)
+    def read_own(self) -> dict[str, Any]:
+        """Read what the last supervisor wrote of itself; empty when there is no such state."""
+        try:
+            if self._own.is_file():  # a FIFO would hold us up
+                return parse_record(json.loads(self._own.read_text(encoding="utf-8")))
+        except (OSError, TypeError, ValueError, RecursionError):
+            pass
+        return {}
+
+    @property
+    def _own(self) -> Path:
+        return self.states / f"{SUPERVISOR}.json"
+
+    def append_journal(self, changes: Iterable[Mapping[str, Any]]) -> None:
+        """Write down what is otherwise of some processes, each with its name; raises OSError.
+
+        All at once: when it fails, some of it may be there and some not.
+        """
+        self._check_ours()
+        text = "".join(f"\n{json.dumps(change)}" for change in changes)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        with os.fdopen(os.open(self.journal, flags, 0o600), "wb", buffering=0) as file:
+            left = memoryview(text.encode())
+            while left:
+                left = left[file.write(left) or 0 :]
+            long = file.tell() > self._journal_limit
+        if long:
+            self.shorten_journal()
+
+    def shorten_journal(self) -> None:
+        """Write the journal anew, with one line for each process; raises OSError."""
+        text = "".join(f"\n{json.dumps(record)}" for record in self._read_journal().values())
+        self._replace(self.journal, text)
+        self._journal_limit = len(text) + _JOURNAL_GROWS_BYTES
+
+    def _read_journal(self) -> dict[str, dict[str, Any]]:
+        try:
+            if self.journal.is_file():
+                return parse_journal(self.journal.read_text(encoding="utf-8", errors="replace"))
+        except OSError:
+            pass
+        return {}
 
     def write_metrics(self, text: str) -> None:
         """Replace the supervisor's part of the page; raises OSError."""
         self._replace(self.metrics, text)
 
     def _replace(self, path: Path, text: str) -> None:
-        if not self._is_ours():
-            raise FileNotFoundError(errno.ENOENT, "the run directory was removed", str(self.path))
+        self._check_ours()
         beside = _find_beside(path)
         descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
         beside.replace(path)
+
+    def _check_ours(self) -> None:
+        if not self._is_ours():
+            raise FileNotFoundError(errno.ENOENT, "the run directory was removed", str(self.path))
 
     def _is_ours(self) -> bool:
         """Whether the path still leads to the directory we locked, and not to another's."""
@@ -233,21 +287,15 @@ class RunDir:
 
     def list_sessions(self) -> list[str]:
         """List the names of the sessions there is a state of."""
-        names = {path.stem for path in self.states.glob("[!.]*.json")}
-        return sorted(names - {SUPERVISOR, METRICSD})
+        return sorted(self._read_journal().keys() - {METRICSD})
 
     def read_states(self) -> dict[str, dict[str, Any]]:
-        """Read what the last supervisor knew, by name, in the order in which they were added.
+        """Read what the last supervisor knew, by name: itself, then in the order of adding.
 
-        An unreadable file counts as nothing.
+        What cannot be read counts as nothing.
         """
-        paths = sorted(self.states.glob("[!.]*.json"))
-        found = {path.stem: state for path in paths if (state := _read_state(path)) is not None}
-        return dict(sorted(found.items(), key=lambda item: item[1].get("number", 0)))
-
-    def read_state(self, name: str) -> dict[str, Any]:
-        """Read what it knew of one process; empty when there is no such state."""
-        return _read_state(self.states / f"{name}.json") or {}
+        own = self.read_own()
+        return {SUPERVISOR: own, **self._read_journal()} if own else self._read_journal()
 
     def clean(self) -> None:
         """Leave nothing that says somebody runs here; the logs stay. Raises PtsupError.
@@ -258,7 +306,7 @@ class RunDir:
             return
         try:
             for path in self.states.glob("*"):
-                if path.suffix in {".json", _LOCK_SUFFIX} or _is_unfinished(path):
+                if path.suffix in _STATE_SUFFIXES or _is_unfinished(path):
                     path.unlink(missing_ok=True)
             beside = _find_beside(self.metrics)
             for path in (self.metrics, beside, self.socket, self.handback):
@@ -274,15 +322,6 @@ class RunDir:
         if self.handback.parent != self.path:  # the longer of the two names
             with contextlib.suppress(OSError):
                 self.handback.parent.rmdir()
-
-
-def _read_state(path: Path) -> dict[str, Any] | None:
-    try:
-        if path.is_file():  # a FIFO would hold us up
-            return parse_record(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError, RecursionError):
-        pass
-    return None
 
 
 def _find_beside(path: Path) -> Path:

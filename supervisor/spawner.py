@@ -1,4 +1,4 @@
-"""How a child comes into the world: the intent is written and its lock held before the spawn.
+"""How children come into the world: the intents are written, and each lock held, before a spawn.
 
 Whatever goes wrong becomes a SpawnFailed; nothing here decides what follows from it.
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import supervisor
 from supervisor import kernel, spawn
-from supervisor.admission import check_complete, check_gates
+from supervisor.admission import check_complete, check_gates_again
 from supervisor.children import Children, Origin
 from supervisor.config import METRICSD, RUN_DIR_VARIABLE, Role
 from supervisor.config.marks import build_marks
@@ -27,7 +27,7 @@ from supervisor.spawn import Child, SpawnError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from supervisor.admission import Admitted
     from supervisor.config import Config
@@ -51,21 +51,36 @@ class Spawner:
     children: Children
     journal: Journal
 
-    def spawn(self, process: Process) -> Spawned | SpawnFailed:
-        """Spawn one incarnation, which the fleet has asked for."""
+    def spawn(self, processes: Sequence[Process]) -> Iterator[Spawned | SpawnFailed]:
+        """Spawn these incarnations, which the fleet has asked for."""
+        for process in processes:
+            self.children.origins[process.name] = self._build_origin(process)
+            self.journal.note(process.name)
+        # The intents, before there is anything to lose.
+        written = self.journal.write()
+        for process in processes:
+            yield self._spawn(process, written=written)
+
+    def _build_origin(self, process: Process) -> Origin:
+        member, nonce = self.members.get(process.name), secrets.token_hex(8)
+        return Origin(
+            process.incarnation,
+            nonce,
+            marks=build_marks(member.spec, nonce) if member else {},
+            log_start=find_end(self.run_dir.log(process.name)),
+        )
+
+    def _spawn(self, process: Process, *, written: bool) -> Spawned | SpawnFailed:
         name, incarnation = process.name, process.incarnation
-        member, nonce = self.members.get(name), secrets.token_hex(8)
-        marks = build_marks(member.spec, nonce) if member else {}
-        log_start = find_end(self.run_dir.log(name))
-        origin = Origin(incarnation, nonce, marks=marks, log_start=log_start)
-        self.children.origins[name] = origin
-        # The intent, before there is anything to lose. Without it a crash would lose the child;
-        # metricsd alone is worth that.
+        origin = self.children.origins[name]
+        # Without lock and intent a crash would lose the child; metricsd alone is worth that.
         lock = self._lock(name, incarnation)
-        written = self.journal.write(process) and lock is not None
-        if not written and name != METRICSD:
-            return SpawnFailed(name, incarnation, "cannot write its state down", final=False)
         locks = () if lock is None else (lock,)
+        if (lock is None or not written) and name != METRICSD:
+            for descriptor in locks:
+                os.close(descriptor)
+            self.run_dir.remove_lock(name, incarnation)
+            return SpawnFailed(name, incarnation, "cannot write its state down", final=False)
         try:
             if name == METRICSD:
                 child = self._spawn_metricsd(incarnation, origin.nonce, locks)
@@ -95,7 +110,7 @@ class Spawner:
         self, member: Admitted, incarnation: int, nonce: str, locks: tuple[int, ...]
     ) -> Child:
         check_complete(member)
-        check_gates(member.spec, member.inherited, self.config.denied)
+        check_gates_again(member, self.config.denied)
         environment = member.build_environment(self.config.multiproc_dir, nonce)
         if member.spec.role is Role.EXPORTER and RUN_DIR_VARIABLE not in member.spec.env:
             # The page, say, is to show the supervisor that started it.

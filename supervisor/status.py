@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.config import METRICSD, SUPERVISOR, Role
@@ -262,20 +261,10 @@ def find_stopping(status: Mapping[str, Any], now_after_seconds: float) -> list[t
 # -- State files: what a supervisor leaves for the next one -------------------------------------
 
 
-def build_state(
-    process: Process,
-    spec: SessionSpec | None,
-    *,
-    nonce: str,
-    identity: str | None,
-    marks: Mapping[str, str] = MappingProxyType({}),
-    log_start: int = 0,
-) -> dict[str, Any]:
-    """Build the record of one process: all that the next supervisor needs to go on with it.
+def build_state(process: Process, *, nonce: str, identity: str | None) -> dict[str, Any]:
+    """Build what is recorded of a process whenever it has changed.
 
-    Of its environment only the names of the configured variables are in it, and `marks` of what
-    it was spawned by; in its log its output begins at `log_start`. Times are monotonic, and mean
-    something as long as the boot lasts that the identity names.
+    Times are monotonic, and mean something as long as the boot lasts that the identity names.
     """
     return {
         "name": process.name,
@@ -292,12 +281,19 @@ def build_state(
         "failed_at": list(process.failed_at),
         "started_at": process.started_at,
         "ready_at": process.ready_at,
+    }
+
+
+def build_origin(role: Role, spec: SessionSpec | None) -> dict[str, Any]:
+    """Build what is recorded of what a process is spawned from; metricsd has no spec.
+
+    Of its environment only the names of the configured variables are in it.
+    """
+    return {
+        "role": str(role),
         "command": mask_secrets(spec.command) if spec else [],
         "cwd": str(spec.cwd) if spec else "",
         "variables": sorted(spec.env) if spec else [],
-        "marks": dict(marks),
-        "log_start": log_start,
-        "role": str(process.role),
         "planned": spec.planned if spec else False,
         "settings": build_settings(spec) if spec else {},
     }

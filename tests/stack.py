@@ -129,9 +129,17 @@ class Stack:
         )
 
     def read_state(self, name: str) -> dict[str, Any]:
-        """Read the state file of one process."""
-        found: dict[str, Any] = json.loads((self.run_dir / "state" / f"{name}.json").read_text())
+        """Read all that is recorded of one process."""
+        found: dict[str, Any] = {}
+        for line in filter(None, self.journal.read_text().split("\n")):
+            change = json.loads(line)
+            if change["name"] == name:
+                found = {} if "forgotten" in change else {**found, **change}
         return found
+
+    @property
+    def journal(self) -> Path:
+        return self.run_dir / "state" / "journal.jsonl"
 
     def scrape(self, path: str = "/metrics") -> str:
         """Fetch the page."""

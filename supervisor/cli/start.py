@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from supervisor.cli.options import PORT, read_config, run_dir_option, say_sessions
-from supervisor.config import SUPERVISOR, Config, RestartWhen, Role
+from supervisor.config import Config, RestartWhen, Role
 from supervisor.config.flags import Flags
 from supervisor.errors import UsageError
 
@@ -81,7 +81,7 @@ def start(
     if exit_when_done and not config.sessions:
         raise UsageError("--exit-when-done: there is no session to wait for", "give it one")
     # What one that died here refused besides is refused still.
-    denied = config.deny(run_dir.read_state(SUPERVISOR).get("denied", ())).denied
+    denied = config.deny(run_dir.read_own().get("denied", ())).denied
     sessions = [admit(spec, os.environ, config.multiproc_dir, denied) for spec in config.members]
     for name in sorted({name for session in sessions for name in session.stripped}):
         click.echo(f"ptsup: {name!a} is left out of the sessions' environment", err=True)
@@ -142,7 +142,7 @@ def _hand_over(config: Config, run_dir: RunDir, *, exit_when_done: bool, detach:
     from supervisor.handover import hand_over, render_left_out
     from telemetry.plain import escape
 
-    for line in render_left_out(config, run_dir.read_state(SUPERVISOR)):
+    for line in render_left_out(config, run_dir.read_own()):
         click.echo(f"ptsup: {escape(line)}", err=True)
     sessions = hand_over(config, os.environ, run_dir, ready=detach)
     code = say_sessions(sessions, failing={"fatal"})

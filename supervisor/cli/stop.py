@@ -13,7 +13,6 @@ from supervisor.cli.options import (
     run_dir_option,
     say_sessions,
 )
-from supervisor.config import SUPERVISOR
 from supervisor.control import Request
 from supervisor.errors import PtsupError, UsageError
 
@@ -67,7 +66,7 @@ def stop(
         with countdown(run_dir):
             sessions = client.ask_running(run_dir, request)["sessions"]
         return say_sessions(sessions, failing=set())
-    connection, own = client.connect(run_dir), run_dir.read_state(SUPERVISOR)
+    connection, own = client.connect(run_dir), run_dir.read_own()
     if connection is None:
         from supervisor.orphans import stop_orphans
 

@@ -53,7 +53,7 @@ class _Report:
 def take_snapshot(run_dir: RunDir, config: Config, cwd: Path, options: tuple[str, ...]) -> Snapshot:
     """Look at everything; `config` says what is meant where nobody runs who could tell."""
     report = _read_report(run_dir)
-    own = run_dir.read_state(SUPERVISOR)
+    own = run_dir.read_own()
     host, port = own.get("host", config.host), own.get("port", config.port)
     holder = _find_holder(port, report.pid)
     metricsd = _find_metricsd(report, holder)

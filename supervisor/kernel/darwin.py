@@ -65,6 +65,11 @@ def peek(pid: int) -> supervisor.kernel.Exit | None:
     return supervisor.kernel.Exit(None)
 
 
+def has_dead_child() -> bool:
+    """Whether any child of ours may be dead: there is no cheap way to know."""
+    return True
+
+
 def find_children() -> set[int]:
     """List nobody: without a subreaper our children are the ones we started."""
     return set()

@@ -69,6 +69,14 @@ def peek(pid: int) -> supervisor.kernel.Exit | None:
     return supervisor.kernel.Exit(found.si_status if exited else -found.si_status)
 
 
+def has_dead_child() -> bool:
+    """Whether any child of ours is dead and not reaped yet; it stays so."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False
+
+
 def find_children() -> set[int]:
     """List our own children, zombies included."""
     try:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from supervisor.config import SUPERVISOR
 from supervisor.errors import PtsupError
 from supervisor.report import read_report
 from supervisor.web.history import LastSignal, Sample, Series, build_charts, find_signals
@@ -151,7 +150,7 @@ class Watch:
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def _take_sample(self) -> Sample:
-        own = self.run_dir.read_state(SUPERVISOR)
+        own = self.run_dir.read_own()
         host, port = own.get("host"), own.get("port")
         if not isinstance(host, str) or not isinstance(port, int):
             return Sample(time.monotonic(), None)

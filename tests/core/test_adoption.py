@@ -13,7 +13,7 @@ from supervisor.config import Policy, RestartWhen, SessionSpec
 from supervisor.events import Adopted, Exited
 from supervisor.lifecycle import Ending, Process, State, Target
 from supervisor.records import parse_record
-from supervisor.status import build_state
+from supervisor.status import build_origin, build_state
 
 NOW: Final = 1000.0
 POLICY: Final = replace(Policy(), restart=RestartWhen.ALWAYS, stop_timeout_seconds=3.0)
@@ -39,7 +39,9 @@ RUNNING: Final = Process(
 
 def read_back(process: Process, **found: Any) -> Former:
     """Write a process down and read it back, as a crash and the next start do."""
-    record = parse_record(build_state(process, SPEC, nonce="n", identity="5@boot"))
+    record = parse_record(
+        {**build_state(process, nonce="n", identity="5@boot"), **build_origin(process.role, SPEC)}
+    )
     return Former(record=record, **found)
 
 

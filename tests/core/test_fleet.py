@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import UserDict
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,23 +14,35 @@ from hypothesis import strategies as st
 
 from core.plays import Child, Kernel, parse_event, render_action
 from supervisor.config import METRICSD, Policy, RestartWhen, Role, SessionSpec
-from supervisor.events import Add, Drained, Event, KillAll, Remove, StopAll, Tick, Update
+from supervisor.events import (
+    Add,
+    Drained,
+    Event,
+    Exited,
+    KillAll,
+    Remove,
+    Restart,
+    Stop,
+    StopAll,
+    Tick,
+    Update,
+)
 from supervisor.fleet import (
     RETRIES_AT_ONCE,
     RETRIES_PER_SECOND,
     Fleet,
     Phase,
-    build_fleet,
     find_reason,
     find_retry_at,
     is_opened,
     is_settled,
-    step,
+    waits,
 )
-from supervisor.lifecycle import Process, State, Target
+from supervisor.lifecycle import ENDED, Process, State, Target
+from supervisor.step import build_fleet, step
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Sequence, ValuesView
 
     from supervisor.events import ProcessEvent
 
@@ -73,7 +86,9 @@ class Play:
                 return self.take(parse_event(word, names[0], incarnation))
 
     def take(self, event: Event) -> list[str]:
+        before = {process.name: process for process in self.fleet.processes}
         self.fleet, actions = step(self.fleet, event, self.now)
+        check_indexes(self.fleet, before)
         words = []
         for action in actions:
             name = getattr(action, "name", "")
@@ -84,6 +99,17 @@ class Play:
                 answer = self.kernel.answer(how, name)
             words += self.take(answer) if answer else []
         return words
+
+
+def check_indexes(fleet: Fleet, before: dict[str, Process]) -> None:
+    """Hold what a fleet has indexed against what a look at everybody finds."""
+    everybody = {process.name: process for process in fleet.processes}
+    members = {process.name: process for process in fleet.members}
+    changed = {name for name, process in everybody.items() if before.get(name) is not process}
+    assert set(fleet.timed) == {n for n, p in everybody.items() if p.deadline is not None}
+    assert set(fleet.waiting) == {n for n, p in members.items() if waits(p)}
+    assert set(fleet.living) == {n for n, p in fleet.sessions.items() if p.state not in ENDED}
+    assert changed <= set(fleet.touched)
 
 
 def build_specs(names: Sequence[str]) -> tuple[SessionSpec, ...]:
@@ -978,3 +1004,28 @@ def test_who_need_not_be_ready_any_more_runs() -> None:
     assert scene.take(Update((replace(build_spec("q"), policy=NO),))) == ["SPAWN a"]
     assert scene.fleet.sessions["q"].state is State.RUNNING
     assert scene.tell("tick(3)") == []
+
+
+# -- Many ---------------------------------------------------------------------------------------
+
+
+class Counted(UserDict[str, Process]):
+    """Sessions that count how often somebody goes through all of them."""
+
+    looks = 0
+
+    def values(self) -> ValuesView[Process]:
+        Counted.looks += 1
+        return super().values()
+
+
+def test_no_event_of_every_turn_looks_at_everybody() -> None:
+    scene = Play("a", "b")
+    scene.tell("start metricsd")
+    scene.tell("ready metricsd")
+    fleet = replace(scene.fleet, sessions=Counted(scene.fleet.sessions))
+    Counted.looks = 0
+    for event in (Tick(), Stop("a"), Restart("b"), Exited("a", 1, 0, remains=False)):
+        step(fleet, event, 1.0)
+        assert fleet.deadline is None
+    assert Counted.looks == 0

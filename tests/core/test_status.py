@@ -14,13 +14,14 @@ from rich.cells import cell_len
 
 from supervisor.config import Policy, Readiness, SessionSpec
 from supervisor.drift import Finding
-from supervisor.fleet import Fleet, Phase, build_fleet
+from supervisor.fleet import Fleet, Phase
 from supervisor.lifecycle import Ending, Process, State, Target
 from supervisor.render import render_bytes, render_drift, render_seconds, render_status
 from supervisor.status import (
     Facts,
     ShardFacts,
     build_dead_status,
+    build_origin,
     build_state,
     build_status,
     describe,
@@ -31,6 +32,7 @@ from supervisor.status import (
     render_process,
     render_stopping,
 )
+from supervisor.step import build_fleet
 
 NOW: Final = 1000.0
 SPECS: Final = {
@@ -175,7 +177,7 @@ def test_how_a_session_was_to_run_is_told_of_the_living_and_the_dead(
     spec = replace(SPECS["a"], planned=True, ready=ready)
     fleet = build_fleet([spec], exit_when_done=False)
     (living,) = build_status(fleet, {"a": spec}, FACTS, str, NOW)["sessions"]
-    left = build_state(RUNNING, spec, nonce="n", identity="5@boot")
+    left = build_record(RUNNING, spec, nonce="n", identity="5@boot")
     (dead,) = bury(supervisor=SUPERVISOR, a=left)["sessions"]
     for told in (living, dead):
         assert (told["planned"], told["ready_port"]) == (True, port)
@@ -318,14 +320,14 @@ def test_a_secret_in_a_command_is_in_no_document() -> None:
     fleet = build_fleet([spec], exit_when_done=False)
     (process,) = fleet.sessions.values()
     assert "hunter2" not in json.dumps(build_status(fleet, {"a": spec}, FACTS, str, NOW))
-    assert "hunter2" not in json.dumps(build_state(process, spec, nonce="", identity=None))
+    assert "hunter2" not in json.dumps(build_record(process, spec, nonce="", identity=None))
 
 
 # -- What is left behind, and the document of the dead ---------------------------------------------
 
 
 def test_a_state_names_its_process_and_holds_no_environment() -> None:
-    state = build_state(RUNNING, SPECS["a"], nonce="n0nce", identity="5@boot")
+    state = build_record(RUNNING, SPECS["a"], nonce="n0nce", identity="5@boot")
     assert state == {
         "name": "a",
         "state": "running",
@@ -344,18 +346,23 @@ def test_a_state_names_its_process_and_holds_no_environment() -> None:
         "command": ["python", "a.py"],
         "cwd": "/w",
         "variables": ["TOKEN"],
-        "marks": {},
-        "log_start": 0,
         "role": "session",
         "planned": False,
         "settings": {},
     }
-    assert "hunter2" not in json.dumps(build_state(BACKING_OFF, SPECS["b"], nonce="", identity=""))
+    assert "hunter2" not in json.dumps(build_record(BACKING_OFF, SPECS["b"], nonce="", identity=""))
 
 
 def test_metricsd_has_a_state_without_a_spec() -> None:
-    state = build_state(METRICSD, None, nonce="n", identity=None)
+    state = build_record(METRICSD, None, nonce="n", identity=None)
     assert (state["command"], state["cwd"], state["pid"]) == ([], "", 2)
+
+
+def build_record(
+    process: Process, spec: SessionSpec | None, *, nonce: str, identity: str | None
+) -> dict[str, Any]:
+    state = build_state(process, nonce=nonce, identity=identity)
+    return {**state, **build_origin(process.role, spec)}
 
 
 def bury(*names: str, **states: dict[str, Any]) -> dict[str, Any]:
@@ -366,7 +373,7 @@ def bury(*names: str, **states: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_left(process: Process) -> dict[str, Any]:
-    return build_state(process, SPECS.get(process.name), nonce="n", identity="5@boot")
+    return build_record(process, SPECS.get(process.name), nonce="n", identity="5@boot")
 
 
 SUPERVISOR: Final = {"pid": 1, "version": "0.1", "host": "0.0.0.0", "port": 9111}

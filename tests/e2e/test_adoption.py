@@ -40,8 +40,8 @@ def find_pids(status: dict[str, Any]) -> dict[str, int]:
 
 
 def change_state(stack: Stack, name: str, **changes: Any) -> None:
-    document = {**stack.read_state(name), **changes}
-    (stack.run_dir / "state" / f"{name}.json").write_text(json.dumps(document))
+    with stack.journal.open("a") as journal:
+        journal.write("\n" + json.dumps({"name": name, **changes}))
 
 
 # -- Whoever lives goes on ------------------------------------------------------------------------
@@ -103,6 +103,20 @@ def test_one_that_was_ready_goes_on_though_it_does_not_answer_again(stack: Stack
     stack.start("-f", str(file))
     assert stack.session("a")["state"] == "running"
     assert find_pids(stack.status()) == before
+
+
+def test_an_intent_that_did_not_come_to_its_spawn_is_spawned_now(stack: Stack) -> None:
+    stack.start("-s", "a=sleep 600", "-s", "b=sleep 600")
+    kill_supervisor(stack)
+    for name in ("a", "b"):
+        intent = {"state": "starting", "incarnation": 2, "nonce": "0" * 16, "pid": None}
+        os.kill(stack.read_state(name)["pid"], signal.SIGKILL)
+        change_state(stack, name, **intent)
+    (stack.journal.parent / "b.2.lock").touch()  # with it there was a spawn, and nobody lives now
+    stack.run("start", "-d")
+    found = {session["name"]: session for session in stack.status()["sessions"]}
+    assert (found["a"]["state"], found["a"]["incarnation"]) == ("running", 2)
+    assert (found["b"]["state"], found["b"]["exit"]) == ("exited", "unknown")
 
 
 def test_a_crash_after_a_crash_changes_nothing(stack: Stack) -> None:
@@ -316,7 +330,7 @@ def test_a_restart_is_refused_by_name_when_a_configured_variable_is_missing(
     )
     stack.start()
     before = find_pids(kill_supervisor(stack))
-    assert "five" not in "".join(p.read_text() for p in (stack.run_dir / "state").glob("*.json"))
+    assert "five" not in "".join(p.read_text() for p in (stack.run_dir / "state").glob("*.json*"))
     (stack.cwd / "ptsup.toml").rename(stack.cwd / "aside.toml")
     stack.run("start", "-d")
     if name == "restart":

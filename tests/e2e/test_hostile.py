@@ -117,8 +117,11 @@ def test_a_recorded_pid_that_is_another_process_by_now_is_never_signalled(stack:
             def forge() -> None:
                 states = stack.run_dir / "state"
                 states.mkdir(parents=True, exist_ok=True)
-                for name, document in documents.items():
-                    (states / f"{name}.json").write_text(json.dumps(document))
+                own = documents["supervisor"]
+                (states / "supervisor.json").write_text(json.dumps(own))
+                with stack.journal.open("w") as journal:
+                    for name in ("metricsd", "a"):
+                        journal.write("\n" + json.dumps({"name": name, **documents[name]}))
 
             forge()
             [session] = stack.status(code=4)["sessions"]
@@ -152,13 +155,13 @@ def test_a_supervisor_killed_while_metricsd_starts_leaves_nothing_that_stop_miss
     stack: Stack,
 ) -> None:
     starting = stack.popen("start", "-d", "--port", str(stack.port), "-s", "a=sleep 600")
-    own = stack.run_dir / "state" / "metricsd.json"
 
     def find_recorded_pid() -> object:
-        return own.exists() and json.loads(own.read_text()).get("pid")
+        return stack.journal.exists() and stack.read_state("metricsd").get("pid")
 
     wait_for(find_recorded_pid, what="metricsd on record")
-    supervisor = json.loads((own.parent / "supervisor.json").read_text())["pid"]
+    own = stack.journal.with_name("supervisor.json")
+    supervisor = json.loads(own.read_text())["pid"]
     os.kill(supervisor, signal.SIGKILL)
     _, err = starting.communicate(timeout=10)
     assert "Traceback" not in err
@@ -184,10 +187,10 @@ def test_a_supervisor_without_its_socket_still_ends_in_order_at_term(stack: Stac
 
 def test_metricsd_killed_again_and_again_while_it_starts_comes_up(stack: Stack) -> None:
     starting = stack.popen("start", "-d", "--port", str(stack.port), "-s", "a=sleep 600")
-    own = stack.run_dir / "state" / "metricsd.json"
 
     def find_next(former: set[int]) -> int | None:
-        pid: int | None = json.loads(own.read_text()).get("pid") if own.exists() else None
+        exists = stack.journal.exists()
+        pid: int | None = stack.read_state("metricsd").get("pid") if exists else None
         return None if pid in former else pid
 
     killed: set[int] = set()

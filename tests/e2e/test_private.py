@@ -82,7 +82,9 @@ def test_another_user_can_neither_ask_nor_read(open_stack: Stack) -> None:
     run_dir = stack.run_dir
     control, handback = run_dir / "control.sock", run_dir / "handback.sock"
     files = [path for path in run_dir.rglob("*") if path.is_file()]
-    assert {"a.json", "a.log", "supervisor.log", "metrics.prom"} <= {path.name for path in files}
+    assert {"journal.jsonl", "supervisor.json", "a.log", "supervisor.log", "metrics.prom"} <= {
+        path.name for path in files
+    }
     for path in (control, handback):
         assert as_another_user(partial(ask, path)) == "PermissionError"
     for path in (*files, *stack.multiproc_dir.glob("*.db")):

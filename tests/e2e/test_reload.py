@@ -60,7 +60,7 @@ def test_of_twenty_sessions_the_eighteen_that_are_as_before_keep_their_pids(
     assert after.keys() == (before.keys() - {"s19"}) | {"new"}
     assert after["s00"] != before["s00"]
     assert stack.session("s00")["incarnation"] == 2
-    assert not (stack.run_dir / "state" / "s19.json").exists()
+    assert not stack.read_state("s19")
     # Once more: nothing is otherwise.
     assert stack.run("reload").stdout.splitlines() == ["unchanged  20"]
     assert pids(stack) == after

@@ -36,11 +36,11 @@ class Scene:
         return do
 
     async def run(self) -> None:
-        running = asyncio.create_task(self.rounds.run())
         async with asyncio.timeout(10):
-            await self.enough.wait()
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+            while not self.enough.is_set():
+                self.rounds.turn()
+                await asyncio.sleep(BEAT_SECONDS)
+        self.rounds.close()
 
     def find_beats(self, name: str) -> list[int]:
         return [beat for who, beat in self.calls if who == name]

@@ -54,17 +54,32 @@ def test_the_lock_is_held_by_one_and_dies_with_its_process(run_dir: RunDir) -> N
     run_dir.unlock()
 
 
-def test_state_is_read_back_and_half_of_one_counts_as_nothing(run_dir: RunDir) -> None:
-    run_dir.write_state("paper", {"pid": 7})
-    (run_dir.states / "torn.json").write_text('{"pid": ')
-    (run_dir.states / "list.json").write_text("[]")
-    assert run_dir.read_states() == {"paper": {"pid": 7}}
-    assert stat.S_IMODE((run_dir.states / "paper.json").stat().st_mode) == 0o600
+def test_the_journal_is_read_back_and_half_a_line_counts_as_nothing(run_dir: RunDir) -> None:
+    run_dir.append_journal([{"name": "paper", "pid": 6, "nonce": "n"}, {"name": "other"}])
+    with run_dir.journal.open("a") as journal:
+        journal.write('\n{"name": "paper", "pid": 9')  # a crash, or a full disk
+    run_dir.append_journal([{"name": "paper", "pid": 7}])
+    run_dir.append_journal([{"name": "other", "forgotten": True}])
+    assert run_dir.read_states() == {"paper": {"name": "paper", "pid": 7, "nonce": "n"}}
+    assert stat.S_IMODE(run_dir.journal.stat().st_mode) == 0o600
+
+
+def test_a_journal_that_has_grown_is_written_anew_as_short_as_it_can_be(run_dir: RunDir) -> None:
+    run_dir.append_journal([{"name": "first", "number": 1}, {"name": "paper", "number": 2}])
+    most = 0
+    for pid in range(1, 1001):
+        run_dir.append_journal([{"name": "paper", "pid": pid, "nonce": "n" * 10_000}])
+        most = max(most, run_dir.journal.stat().st_size)
+    assert most < 1.2 * 2**22
+    states = run_dir.read_states()
+    assert list(states) == ["first", "paper"]
+    assert states["paper"]["pid"] == 1000
 
 
 def test_clean_leaves_the_logs_and_nothing_else(run_dir: RunDir) -> None:
-    run_dir.write_state("paper", {"pid": 7})
-    (run_dir.states / ".paper.tmp").write_text("half")
+    run_dir.append_journal([{"name": "paper"}])
+    run_dir.write_own({"pid": 7})
+    (run_dir.states / ".supervisor.tmp").write_text("half")
     run_dir.socket.write_text("")
     run_dir.log("paper").write_text("a line\n")
     run_dir.clean()
@@ -103,8 +118,8 @@ def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
 
 def test_a_field_of_another_type_counts_as_not_there(run_dir: RunDir) -> None:
     hostile = {"pid": "7", "incarnation": [], "command": [1], "multiproc_dir": ".", "state": {}}
-    run_dir.write_state("paper", {**hostile, "host": "0.0.0.0"})
-    assert run_dir.read_states() == {"paper": {"host": "0.0.0.0"}}
+    run_dir.append_journal([{**hostile, "name": "paper", "host": "0.0.0.0"}])
+    assert run_dir.read_states() == {"paper": {"name": "paper", "host": "0.0.0.0"}}
 
 
 def test_a_directory_that_took_our_place_is_left_alone(run_dir: RunDir, tmp_path: Path) -> None:
@@ -112,16 +127,16 @@ def test_a_directory_that_took_our_place_is_left_alone(run_dir: RunDir, tmp_path
     other = RunDir(run_dir.path)
     other.create()
     assert other.lock()
-    other.write_state("theirs", {"pid": 8})
+    other.write_own({"pid": 8})
     run_dir.clean()
-    assert other.read_states() == {"theirs": {"pid": 8}}
+    assert other.read_states() == {"supervisor": {"pid": 8}}
     with pytest.raises(FileNotFoundError):
-        run_dir.write_state("ours", {"pid": 7})
+        run_dir.append_journal([{"name": "ours"}])
 
 
 def test_a_directory_where_a_state_should_be_is_named(run_dir: RunDir) -> None:
-    (run_dir.states / "paper.json").mkdir()
-    with pytest.raises(PtsupError, match=r"paper\.json"):
+    (run_dir.states / "supervisor.json").mkdir()
+    with pytest.raises(PtsupError, match=r"supervisor\.json"):
         run_dir.clean()
 
 
