@@ -169,10 +169,10 @@ class ShardCollector:
             except FileNotFoundError as error:
                 if attempt < _LISTINGS - 1 and self._directory.is_dir():
                     continue  # a claim was completed under our eyes
-                self._complaints.note("list", f"cannot list the shards: {error}")
+                self._go_on_unlisted(error)
                 break
             except OSError as error:
-                self._complaints.note("list", f"cannot list the shards: {error}")
+                self._go_on_unlisted(error)
                 break
             self._complaints.note("list", "")
             if listed is self._listed:
@@ -187,6 +187,11 @@ class ShardCollector:
             break
         self._readings.refresh()
         self._complain_of_shards()
+
+    def _go_on_unlisted(self, error: OSError) -> None:
+        """Keep what there was; but nobody can mark the dead now, so their live gauges go here."""
+        self._complaints.note("list", f"cannot list the shards: {error}")
+        self._readings.drop(self._readings.find_dead_gauges())
 
     def _list(self) -> _Listed:
         # In this order: a shard moves from the flat directory into a claim, and is seen in one.

@@ -362,6 +362,11 @@ class Readings:
             if not source.listed and _is_gone(source) and not is_alive(source.shard.pid)
         ]
 
+    def find_dead_gauges(self) -> list[Source]:
+        """Find the live gauges of those who are dead."""
+        sources = self.sources.values()
+        return [one for one in sources if one.shard.live and not is_alive(one.shard.pid)]
+
 
 # -- Small parts ----------------------------------------------------------------------------------
 

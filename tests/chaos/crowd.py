@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from chaos.events import EventLog
 
 LEADER = "lead"
+# Whoever may not be killed yet is looked at again after so long.
+PUT_OFF_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +44,16 @@ class Member:
 
 @dataclass(slots=True)
 class Crowd:
-    """`find_life_seconds` says after how long a member is to be killed; None: it ends itself."""
+    """`find_life_seconds` says after how long a member is to be killed; None: it ends itself.
+
+    No session is killed while no more than `enough` live: a slow machine brings them up slowly,
+    and the storm then takes longer, but is no smaller.
+    """
 
     directory: Path
     log: EventLog
     find_life_seconds: Callable[[str, str, int], float | None]
+    enough: int = 0
     killed: set[str] = field(default_factory=set)  # owners
     born: Counter[str] = field(default_factory=Counter)  # by name and by role
     deaths: Counter[str] = field(default_factory=Counter)  # by role
@@ -99,8 +106,11 @@ class Crowd:
             else:
                 self._bury(key.data)
         while self._due and self._due[0][0] <= time.monotonic():
-            member = self.living.get(heapq.heappop(self._due)[1])
-            if member is not None:
+            pid = heapq.heappop(self._due)[1]
+            member = self.living.get(pid)
+            if member is not None and member.role == LEADER and self.leaders <= self.enough:
+                heapq.heappush(self._due, (time.monotonic() + PUT_OFF_SECONDS, pid))
+            elif member is not None:
                 self.killed.add(member.owner)
                 self.log.note("SIGKILL", member.pid, f"{member.name}.{member.role}")
                 self._kill(member)

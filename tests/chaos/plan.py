@@ -29,8 +29,8 @@ class Scale:
 
 LONG = Scale(
     seconds=120,
-    pace=1.5,
-    sessions=26,
+    pace=2.0,
+    sessions=28,
     wanted=20,
     always=4,
     deaths=310,

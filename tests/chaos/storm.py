@@ -87,7 +87,9 @@ class Storm:
         self._troubles: list[str] = []  # of the storm itself
         self._crowding: list[int] = []  # how many sessions lived, every tenth of a second
         self._lives: dict[tuple[str, str], float | None] = {}
-        self._crowd = Crowd(self.directory, self.log, self._find_life_seconds)
+        self._crowd = Crowd(
+            self.directory, self.log, self._find_life_seconds, enough=scale.wanted + 1
+        )
         self._scrapers: list[Scraper] = []
         self._auditor = Auditor("auditor", stack.port, self.ledgers, self.floor, self.log)
         self._blows = plan_blows(seed, scale.kills, scale.stops, scale.seconds)

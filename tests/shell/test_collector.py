@@ -312,6 +312,22 @@ def test_the_totals_stay_when_the_directory_goes(directory: Path, tmp_path: Path
     assert jobs(collector) == {'jobs_total{reason="0"}': 8}
 
 
+def test_live_gauges_of_the_dead_go_while_the_directory_is_gone(
+    directory: Path, tmp_path: Path
+) -> None:
+    gauges = {pid: f"jobs_{name}" for pid, name in ((os.getpid(), "living"), (NOBODY, "dead"))}
+    for pid, name in gauges.items():
+        shard = render_shard([(key(name, name), 3.0, 0.0)])
+        (directory / f"gauge_livesum_{pid}.db").write_bytes(shard)
+    write_counter(directory / f"counter_{NOBODY}.db", 7)
+    collector = open_collector(directory)
+    assert jobs(collector) == {"jobs_living": 3, "jobs_dead": 3, 'jobs_total{reason="0"}': 7}
+    directory.rename(tmp_path / "away")  # where nobody can mark the dead
+    assert jobs(collector) == {"jobs_living": 3, 'jobs_total{reason="0"}': 7}
+    (tmp_path / "away").rename(directory)
+    assert jobs(collector)["jobs_living"] == 3
+
+
 def test_a_shard_counts_once_wherever_it_lies(directory: Path) -> None:
     for pid, value in ((1, 1), (2, 2), (3, 4)):
         write_counter(directory / f"counter_{pid}.db", value)
