@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from bad_input import ROWS
 from stack import ROOT
-from supervisor.cli.entry import cli
+from supervisor.cli.entry import NAMES, cli
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ WRITTEN = "Written by `make docs` from the code; `make test` compares."
 def render_cli() -> str:
     """Write docs/cli.md: every command's own help, as the program prints it."""
     parts = ["# The command line\n", f"{WRITTEN}\n", _render_help([])]
-    parts += [_render_help([name]) for name in sorted(cli.commands)]
+    parts += [_render_help([name]) for name in NAMES]
     return "\n".join([*parts, COMPLETION])
 
 

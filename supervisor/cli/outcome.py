@@ -64,5 +64,7 @@ def _find_path(command: click.Command, error: click.ClickException, name: str) -
     if isinstance(error, click.UsageError) and error.ctx:
         return error.ctx.command_path
     # Raised before there was a context: the parser stumbled over a command's own options.
-    known = command.commands if isinstance(command, click.Group) else {}
+    known = []
+    if isinstance(command, click.Group):
+        known = command.list_commands(click.Context(command))
     return f"{name} {sys.argv[1]}" if sys.argv[1:2] and sys.argv[1] in known else name

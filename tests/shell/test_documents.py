@@ -10,7 +10,7 @@ import pytest
 
 from documents import DOCUMENTS
 from stack import BIN, ROOT, build_environment
-from supervisor.cli.entry import cli
+from supervisor.cli.entry import NAMES, cli
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,15 +23,16 @@ def test_a_document_drawn_from_the_code_is_up_to_date(path: Path) -> None:
 
 def test_the_documented_help_is_what_the_installed_program_prints() -> None:
     environment = {**build_environment(), "COLUMNS": "80"}
-    for names in ([], *([name] for name in cli.commands)):
+    for names in ([], *([name] for name in NAMES)):
         command = [str(BIN / "ptsup"), *names, "--help"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         assert f"```text\n{done.stdout}```" in DOCUMENTS[ROOT / "docs" / "cli.md"]()
 
 
-@pytest.mark.parametrize("name", sorted(cli.commands))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_command_and_option_is_described_with_an_example(name: str) -> None:
-    command = cli.commands[name]
+    command = cli.get_command(None, name)
+    assert command
     assert command.help
     assert command.epilog, f"{name} has no examples"
     assert "examples:" in command.epilog
