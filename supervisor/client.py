@@ -28,6 +28,11 @@ def connect(run_dir: RunDir) -> socket.socket | None:
     except OSError:
         connection.close()
         return None
+    # A child that a supervisor was spawning when it was killed has its socket until the exec.
+    pid = kernel.read_listener_pid(connection)
+    if pid and kernel.read_identity(pid) is None:
+        connection.close()
+        return None
     return connection
 
 

@@ -20,6 +20,7 @@ import supervisor.kernel
 from telemetry.processes import read_identity
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Collection, Iterable
     from pathlib import Path
 
@@ -150,6 +151,11 @@ def watch_exit(pid: int, identity: str) -> ExitWatch | None:
             return ExitWatch(pid, identity, queue)
     queue.close()
     return None
+
+
+def read_listener_pid(connection: socket.socket) -> int:
+    """Read the pid of who listened where a unix socket is connected to (LOCAL_PEERPID)."""
+    return connection.getsockopt(0, 2)
 
 
 def list_listening() -> dict[str, tuple[str, int]]:

@@ -195,6 +195,16 @@ def watch_exit(pid: int, identity: str) -> ExitWatch | None:
     return None
 
 
+def read_listener_pid(connection: socket.socket) -> int:
+    """Read the pid of who listened where a unix socket is connected to (SO_PEERCRED).
+
+    0 when it has none here: it lives outside this pid namespace.
+    """
+    credentials = connection.getsockopt(1, 17, struct.calcsize("3i"))  # pid, uid, gid; socket(7)
+    pid: int = struct.unpack("3i", credentials)[0]
+    return pid
+
+
 def list_listening() -> dict[str, tuple[str, int]]:
     """List the TCP sockets that are listened on here: by what stands for each, host and port."""
     found = {}
