@@ -129,8 +129,11 @@ class Stack:
         )
 
     def read_state(self, name: str) -> dict[str, Any]:
-        """Read all that is recorded of one process."""
+        """Read all that is recorded of one process, or of the supervisor."""
         found: dict[str, Any] = {}
+        if name == "supervisor":
+            found = json.loads((self.run_dir / "state" / "supervisor.json").read_text())
+            return found
         for line in filter(None, self.journal.read_text().split("\n")):
             change = json.loads(line)
             if change["name"] == name:
