@@ -90,12 +90,11 @@ def build_process(former: Former, now: float, given: SessionSpec | None = None) 
     """
     record, state = former.record, read_state(former.record)
     target = Target.DOWN if record.get("target") == Target.DOWN else Target.UP
-    recorded, _ = build_spec(former, {})
-    spec = given or recorded
+    spec = given or build_spec(former, {})[0]
     process = Process(
         name=former.name,
         policy=METRICSD_POLICY if former.name == METRICSD else spec.policy,
-        role=recorded.role,
+        role=_read_role(record),
         start_after=spec.start_after,
         target=target,
         incarnation=former.incarnation,
@@ -144,7 +143,7 @@ def build_spec(former: Former, environ: Mapping[str, str]) -> tuple[SessionSpec,
         else:
             missing.append("a secret of its command")
     spec = build_configured(
-        Role.EXPORTER if record.get("role") == Role.EXPORTER else Role.SESSION,
+        _read_role(record),
         read_settings(record.get("settings", {})),
         name=former.name,
         command=command,
@@ -161,6 +160,10 @@ def serves_otherwise(former: Iterable[Former], options: Sequence[str]) -> bool:
         return False
     spawned = [pair for pair in pairwise(words) if pair[0] in {"--look-seconds", "--allow-label"}]
     return [word for pair in spawned for word in pair] != list(options)
+
+
+def _read_role(record: Mapping[str, Any]) -> Role:
+    return Role.EXPORTER if record.get("role") == Role.EXPORTER else Role.SESSION
 
 
 def _read_moment(record: Mapping[str, Any], key: str, now: float) -> float | None:

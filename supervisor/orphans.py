@@ -101,6 +101,8 @@ def _find_session(states: Mapping[str, Mapping[str, Any]]) -> int | None:
 
 def _find_former(record: Mapping[str, Any], run_dir: RunDir, session: int | None) -> Former:
     former = Former(record=record)
+    if former.at_rest:
+        return former
     if (
         former.nonce
         and "pid" not in record

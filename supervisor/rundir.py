@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,6 +45,8 @@ class RunDir:
     path: Path
     _lock: int | None = None
     _journal_limit: int = _JOURNAL_GROWS_BYTES
+    _journal_mark: tuple[int, int, int] = (0, 0, 0)
+    _journal_read: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     # -- Making and locking -----------------------------------------------------------------
 
@@ -253,12 +255,18 @@ class RunDir:
         self._journal_limit = len(text) + _JOURNAL_GROWS_BYTES
 
     def _read_journal(self) -> dict[str, dict[str, Any]]:
+        """Read it; a start asks twice of one that nobody writes, and a long one takes long."""
         try:
-            if self.journal.is_file():
-                return parse_journal(self.journal.read_text(encoding="utf-8", errors="replace"))
+            found = self.journal.stat()
+            if not stat.S_ISREG(found.st_mode):
+                return {}
+            mark = found.st_ino, found.st_size, found.st_mtime_ns
+            if mark != self._journal_mark:
+                text = self.journal.read_text(encoding="utf-8", errors="replace")
+                self._journal_mark, self._journal_read = mark, parse_journal(text)
         except OSError:
-            pass
-        return {}
+            return {}
+        return dict(self._journal_read)
 
     def write_metrics(self, text: str) -> None:
         """Replace the supervisor's part of the page; raises OSError."""

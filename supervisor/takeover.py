@@ -148,14 +148,15 @@ def take_listener(
 def readmit(former: Sequence[Former], given: Iterable[Admitted]) -> dict[str, Admitted]:
     """Build what each adopted session is restarted by: as given anew, else as recorded."""
     named = {member.spec.name: member for member in given}
+    environ = dict(os.environ)  # once: there may be a thousand of them
     members = {}
     for each in former:
         if each.name == METRICSD:
             continue
         member = named.get(each.name)
         if member is None:
-            spec, missing = build_spec(each, os.environ)
-            member = Admitted(spec, dict(os.environ), missing)
+            spec, missing = build_spec(each, environ)
+            member = Admitted(spec, environ, missing)
         members[each.name] = replace(member, outdated=_find_outdated(each, member))
     return members
 

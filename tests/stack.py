@@ -132,7 +132,7 @@ class Stack:
         """Read all that is recorded of one process, or of the supervisor."""
         found: dict[str, Any] = {}
         if name == "supervisor":
-            found = json.loads((self.run_dir / "state" / "supervisor.json").read_text())
+            found |= json.loads((self.run_dir / "state" / "supervisor.json").read_text())
             return found
         for line in filter(None, self.journal.read_text().split("\n")):
             change = json.loads(line)

@@ -177,9 +177,11 @@ def parse_settings(document: Mapping[str, object], where: Where) -> dict[str, An
 def read_settings(document: Mapping[str, object]) -> dict[str, Any]:
     """Read what can be read of the settings in a record; the rest becomes the default."""
     found: dict[str, Any] = {}
-    for name in SETTINGS:
+    for name, key in SETTINGS.items():
+        if name not in document:
+            continue
         try:
-            found |= parse_settings({k: v for k, v in document.items() if k == name}, Named(""))
+            found[name] = key.parse(document[name], Named("").at(name))
         except UsageError:
             continue
     return found
