@@ -473,7 +473,11 @@ def test_a_restart_before_metricsd_answers_waits_for_it_and_is_done(stack: Stack
     gate = stack.cwd / "gate"
     (stack.cwd / "sitecustomize.py").write_text(SLOW_METRICSD.format(gate=str(gate)))
     starting = stack.popen("start", "-d", PYTHONPATH=str(stack.cwd))
-    wait_for(lambda: stack.run("status", code=None).returncode == 0, what="the next supervisor")
+    wait_for(
+        lambda: stack.run("status", code=None).returncode == 0,
+        timeout_seconds=30,
+        what="the next supervisor",
+    )
     restarting = stack.popen("restart", "a", "b")
     with pytest.raises(subprocess.TimeoutExpired):
         restarting.communicate(timeout=0.5)

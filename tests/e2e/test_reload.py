@@ -263,7 +263,9 @@ def test_labels_and_looks_are_as_written_anew_by_another_metricsd_on_the_same_po
     ):
         file.write_text(f"{key}\n{session('a')}")
         assert f"{key.partition(' ')[0]}" in stack.run("reload").stdout
-        wait_for(partial(has_replaced_metricsd, stack, pid), what=f"a metricsd with {key}")
+        wait_for(
+            partial(has_replaced_metricsd, stack, pid), timeout_seconds=30, what=f"one with {key}"
+        )
         pid = stack.status()["metricsd"]["pid"]
         assert psutil.Process(pid).cmdline()[-len(words) :] == words
     assert stack.session("a")["pid"] == before["sessions"][0]["pid"]
@@ -352,10 +354,10 @@ def test_one_that_is_put_back_while_it_is_still_leaving_comes_back(
     file.write_text(session("b"))
     removing = stack.popen("reload")
     for name in ("a", "c"):
-        stack.wait_for_state(name, "stopping")
+        stack.wait_for_state(name, "stopping", timeout=30)
     file.write_text(a + session("b") + session("c"))
     returning = stack.popen("reload")
-    wait_for(lambda: stack.session("c")["target"] == "up", what="its new wish")
+    wait_for(lambda: stack.session("c")["target"] == "up", timeout_seconds=30, what="its new wish")
     # Whom the first one removed is here to stay: it waits no longer.
     said, _ = removing.communicate(timeout=30)
     assert sorted(said.splitlines()) == ["removed    a", "removed    c", "unchanged  1"]

@@ -13,12 +13,14 @@ import pytest
 
 from supervisor.drift.facts import SessionPlan
 from supervisor.look.processes import ENVIRONMENT_LOOKS_APART, Crew, Member, ProcessLooker
+from supervisor.observe import read_environment
+from telemetry.mode import MODE_VARIABLE
 from waiting import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PLANNED: Final = {"PEAKTRADE_METRICS_MODE": "B"}
+PLANNED: Final = {MODE_VARIABLE: "B"}
 # Becomes another program, or starts one, in another mode, at a word on its input.
 LATE: Final = """
 import os, subprocess, sys, time
@@ -34,32 +36,32 @@ subprocess.run(sleep, env=other)
 def test_an_environment_that_changes_late_is_seen_within_twenty_looks(
     tmp_path: Path, how: str
 ) -> None:
-    session = subprocess.Popen(
+    looker = ProcessLooker(tmp_path)
+    with subprocess.Popen(
         [sys.executable, "-c", LATE],
         env={**os.environ, **PLANNED},
         stdin=subprocess.PIPE,
         start_new_session=True,
-    )
-    looker = ProcessLooker(tmp_path)
-    crew = Crew((Member("a", 1, session.pid, "", 0.0, adopted=False),))
+    ) as session:
+        crew = Crew((Member("a", 1, session.pid, "", 0.0, adopted=False),))
 
-    def look() -> list[str | None]:
-        found = looker.look_at_environments(crew, {"a": SessionPlan(variables=PLANNED)})["a"]
-        return [each.variables["PEAKTRADE_METRICS_MODE"] for each in found]
+        def look() -> list[str | None]:
+            found = looker.look_at_environments(crew, {"a": SessionPlan(variables=PLANNED)})["a"]
+            return [each.variables[MODE_VARIABLE] for each in found]
 
-    def sleeps() -> bool:
-        leader = psutil.Process(session.pid)
-        return any(each.name() == "sleep" for each in (leader, *leader.children()))
+        def has_changed() -> bool:
+            leader = psutil.Process(session.pid)
+            pids = [each.pid for each in (leader, *leader.children())]
+            return any(read_environment(pid).get(MODE_VARIABLE) == "A" for pid in pids)
 
-    try:
-        assert [look() for _ in range(4)] == [["B"]] * 4
-        assert session.stdin is not None
-        session.stdin.write(f"{how}\n".encode())
-        session.stdin.close()
-        wait_for(sleeps, what="its other program")
-        seen = [look() for _ in range(ENVIRONMENT_LOOKS_APART)]
-        assert seen[0] == ["B"]
-        assert seen[-1] == (["A"] if how == "exec" else ["B", "A"])
-    finally:
-        os.killpg(session.pid, signal.SIGKILL)
-        session.wait()
+        try:
+            assert [look() for _ in range(4)] == [["B"]] * 4
+            assert session.stdin is not None
+            session.stdin.write(f"{how}\n".encode())
+            session.stdin.close()
+            wait_for(has_changed, what="another environment")
+            seen = [look() for _ in range(ENVIRONMENT_LOOKS_APART)]
+            assert seen[0] == ["B"]
+            assert seen[-1] == (["A"] if how == "exec" else ["B", "A"])
+        finally:
+            os.killpg(session.pid, signal.SIGKILL)
