@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -198,7 +199,8 @@ def test_a_hand_over_says_of_each_setting_of_its_file_that_it_is_left_as_it_is(
     assert f"{file}: log {left} `ptsup reload` takes it over\n" in said.stderr
     # What it refuses besides counts from now on, for everybody, and after a crash too.
     assert "ACME_GO" in stack.start("-s", "c=env ACME_GO=1 sleep 600", code=6).stderr
-    assert stack.read_state("supervisor")["denied"] == ["ACME_GO"]
+    own = json.loads((stack.run_dir / "state" / "supervisor.json").read_text())
+    assert own["denied"] == ["ACME_GO"]
     # And is refused while one is there that it forbids.
     stack.start("-s", "c=env ACME_ON=1 sleep 600")
     other.write_text("[gates]\ndeny = ['ACME_ON']\n[session.d]\ncommand = 'sleep 600'\n")

@@ -55,6 +55,7 @@ def test_an_environment_that_changes_late_is_seen_within_twenty_looks(
             return any(read_environment(pid).get(MODE_VARIABLE) == "A" for pid in pids)
 
         try:
+            wait_for(lambda: read_environment(session.pid), what="what it was given")
             assert [look() for _ in range(4)] == [["B"]] * 4
             assert session.stdin is not None
             session.stdin.write(f"{how}\n".encode())
