@@ -48,14 +48,16 @@ class Kept:
 
         Raises OSError or ValueError for any other answer, or when there will be none.
         """
-        while not self.ended:
+        found = None
+        while found is None and not self.ended:
             try:
                 received = self._connection.recv(_BLOCK)
             except BlockingIOError:
                 break
             self._answer += received
             self.ended = not received
-        return parse_answer(bytes(self._answer), ended=self.ended)
+            found = parse_answer(bytes(self._answer), ended=self.ended)
+        return found
 
     def close(self) -> None:
         """Hang up."""
