@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from supervisor.admission import Admitted
     from supervisor.rundir import RunDir
+
+
+# A line has room for so many names.
+_SHOWN_WAITING: Final = 10
 
 
 @click.command(
@@ -134,7 +138,10 @@ def _start(
 
 
 def _say_waiting(names: Sequence[str]) -> None:
-    click.echo(f"ptsup: waits for {', '.join(names)} to be ready", err=True)
+    shown = ", ".join(names[:_SHOWN_WAITING])
+    if len(names) > _SHOWN_WAITING:
+        shown += f" and {len(names) - _SHOWN_WAITING} more"
+    click.echo(f"ptsup: waits for {shown} to be ready", err=True)
 
 
 def _hand_over(config: Config, run_dir: RunDir, *, exit_when_done: bool, detach: bool) -> int:

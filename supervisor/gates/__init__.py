@@ -9,6 +9,7 @@ never shows a value.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from supervisor.gates.gate import Gate
@@ -92,6 +93,12 @@ def strip_credentials(inherited: Mapping[str, str]) -> tuple[dict[str, str], tup
 
     The names are as they were found: escape them before a terminal sees them.
     """
-    names = tuple(sorted(name for name in inherited if CREDENTIAL_NAMES.find(squash(name))))
+    names = tuple(sorted(filter(_is_credential, inherited)))
     kept = {name: value for name, value in inherited.items() if name not in names}
     return kept, names
+
+
+@lru_cache(maxsize=1024)
+def _is_credential(name: str) -> bool:
+    # Every spawn asks, and mostly of the same names.
+    return CREDENTIAL_NAMES.find(squash(name)) is not None

@@ -286,8 +286,9 @@ PURE_LIBRARY: Final = """
     __future__ collections collections.abc dataclasses enum fnmatch hashlib ipaddress itertools json
     math re shlex struct textwrap tomllib types typing unicodedata zlib
 """
-# And the few names of other modules: numbers and strings that happen to live there.
+# And the few names of other modules: numbers, strings, what is pure and happens to live there.
 PURE_NAMES: Final = {
+    ("supervisor.gates", "functools"): {"lru_cache"},
     ("supervisor.config.documents", "pathlib"): {"Path"},
     ("supervisor.config.marks", "posixpath"): {"normpath"},
     ("supervisor.config.flags", "pathlib"): {"Path", "PurePath"},
