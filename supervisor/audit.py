@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from supervisor.claims import Claims
+    from supervisor.config import Config
     from supervisor.drift.facts import (
         FileId,
         LostListener,
@@ -46,6 +47,15 @@ class AuditSettings:
     interval_seconds: float
     missing_shard_seconds: float
     stale_values_seconds: float
+
+
+def build_settings(config: Config) -> AuditSettings:
+    """Take what is the audit's from a configuration."""
+    return AuditSettings(
+        interval_seconds=config.audit_interval_seconds,
+        missing_shard_seconds=config.missing_shard_seconds,
+        stale_values_seconds=config.stale_values_seconds,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

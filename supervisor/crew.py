@@ -1,16 +1,16 @@
-"""Who is ours at this moment, and how each was to run: what the audit holds the rest against."""
+"""Who is ours at this moment, and how each is to run: for all who look at them now and then."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from supervisor.adoptee import Adoptee
-from supervisor.config import Role
+from supervisor.config import METRICSD, SUPERVISOR, Role
 from supervisor.config.marks import build_marks, diff_marks
 from supervisor.config.values import find_awaited_port
 from supervisor.drift.facts import Outdated, SessionPlan
 from supervisor.environ import build_planned
-from supervisor.lifecycle import Target
+from supervisor.lifecycle import State, Target
 from supervisor.look.processes import Crew, Member
 from telemetry.mode import Mode
 
@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
     from supervisor.admission import Admitted
     from supervisor.children import Children, Origin
-    from supervisor.config import SessionSpec
+    from supervisor.config import Config, LogLimits, Readiness, SessionSpec
     from supervisor.config.diff import Keys
     from supervisor.fleet import Fleet
+    from supervisor.lifecycle import Process
 
 
 def find_crew(fleet: Fleet, children: Children) -> Crew:
@@ -65,6 +66,25 @@ def find_otherwise(child: object, origin: Origin | None, spec: SessionSpec) -> K
     if origin is None or not origin.marks or not isinstance(child, Adoptee):
         return None
     return diff_marks(origin.marks, build_marks(spec, origin.nonce))
+
+
+def find_unready(fleet: Fleet, members: Mapping[str, Admitted]) -> list[tuple[Process, Readiness]]:
+    """Find who was spawned and waits to be ready, and what by."""
+    return [
+        (process, ready)
+        for name in fleet.timed
+        if (process := fleet.find(name)) is not None
+        and process.state is State.STARTING
+        and process.pid is not None
+        and name in members
+        and (ready := members[name].spec.ready) is not None
+    ]
+
+
+def find_logs(config: Config, members: Mapping[str, Admitted]) -> dict[str, LogLimits]:
+    """Find whose logs are kept short, and how short: everybody's, our own too."""
+    sessions = {name: member.spec.log for name, member in members.items()}
+    return {METRICSD: config.log, SUPERVISOR: config.log, **sessions}
 
 
 def find_planned(members: Mapping[str, Admitted], multiproc_dir: Path) -> dict[str, SessionPlan]:

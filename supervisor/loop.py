@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from supervisor.adopt import adopt
 from supervisor.adoption import Former, build_process, serves_otherwise
-from supervisor.audit import Audit, AuditSettings, Inherited
+from supervisor.audit import Audit, Inherited, build_settings
 from supervisor.children import Children
 from supervisor.claims import SWEEP_SECONDS, Claims
-from supervisor.config import METRICSD, SUPERVISOR
-from supervisor.crew import find_crew, find_outdated, find_planned
+from supervisor.config import METRICSD
+from supervisor.crew import find_crew, find_logs, find_outdated, find_planned, find_unready
 from supervisor.deaths import Deaths
 from supervisor.errors import PtsupError
 from supervisor.events import (
@@ -57,6 +57,7 @@ from supervisor.rounds import Rounds
 from supervisor.spawner import Spawner
 from supervisor.status import render_exit
 from supervisor.step import build_fleet, step
+from supervisor.tasks import Tasks
 from supervisor.waiters import Waiters
 from telemetry.clearing import clear_and_say
 from telemetry.mode import render_address
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
     from supervisor.admission import Admitted
-    from supervisor.config import Config, LogLimits, Readiness
+    from supervisor.config import Config
     from supervisor.drift import Finding
     from supervisor.lifecycle import Process
     from supervisor.rundir import RunDir
@@ -117,7 +118,7 @@ class Loop:
     _spawns: deque[Spawn] = field(default_factory=deque)
     _changed: bool = False
     _waiters: Waiters = field(default_factory=Waiters)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _tasks: Tasks = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin with metricsd and whatever a former supervisor left; sessions are added.
@@ -125,6 +126,7 @@ class Loop:
         Here all parts are put together: who looks again and again is one of the rounds, which
         come along with the probes, as the audit does.
         """
+        self._tasks = Tasks(self._fail)
         now = time.monotonic()
         given = {name: member.spec for name, member in self.members.items()}
         former = [build_process(each, now, given.get(each.name)) for each in self.former]
@@ -165,7 +167,7 @@ class Loop:
             directory=self.config.multiproc_dir,
             address=render_address(self.config.host, self.config.port),
             port=self.config.port,
-            settings=_build_audit_settings(self.config),
+            settings=build_settings(self.config),
             claims=self.claims,
             find_crew=lambda: find_crew(self.fleet, self.children),
             find_planned=lambda: find_planned(self.members, self.config.multiproc_dir),
@@ -177,11 +179,11 @@ class Loop:
         )
         self.rotator = Rotator(
             directory=self.run_dir.logs,
-            find_logs=self._find_logs,
+            find_logs=lambda: find_logs(self.config, self.members),
             find_writing=self.children.present.keys,
             failed=self.audit.unrotatable,
         )
-        self.readiness = ReadinessProber(self._find_unready, self.post)
+        self.readiness = ReadinessProber(lambda: find_unready(self.fleet, self.members), self.post)
         self.rounds.every(LOOK_ANYWAY_SECONDS, self._look_anyway)
         self.rounds.every(SWEEP_SECONDS, self.claims.sweep)
 
@@ -222,25 +224,18 @@ class Loop:
         finally:
             loop.remove_signal_handler(signal.SIGCHLD)
             self.rounds.close()
-            for task in self._tasks:
-                task.cancel()
+            self._tasks.end()
         if self.error is not None:
             raise self.error
 
     def background(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine beside the loop; it ends with it."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._note_task)
+        self._tasks.begin(work)
 
-    def _note_task(self, task: asyncio.Task[None]) -> None:
-        """Let no task fail in silence: without its probes or its drain nothing would end."""
-        self._tasks.discard(task)
-        failure = None if task.cancelled() else task.exception()
-        if failure is not None:
-            log.error("a task failed", exc_info=failure)
-            self.error = PtsupError(f"the supervisor failed: {failure!r}")
-            self.post(KillAll())
+    def _fail(self, failure: BaseException) -> None:
+        """End it all: without its probes or its drain nothing would end."""
+        self.error = PtsupError(f"the supervisor failed: {failure!r}")
+        self.post(KillAll())
 
     # -- One turn -------------------------------------------------------------------------------
 
@@ -394,11 +389,6 @@ class Loop:
         """List all that is not as it should be, and for a while what was mended."""
         return self.audit.collect()
 
-    def _find_logs(self) -> dict[str, LogLimits]:
-        """Find whose logs are kept short, and how short: everybody's, our own too."""
-        sessions = {name: member.spec.log for name, member in self.members.items()}
-        return {METRICSD: self.config.log, SUPERVISOR: self.config.log, **sessions}
-
     def add(self, sessions: Iterable[Admitted]) -> None:
         """Take in sessions and exporters that were admitted."""
         sessions = tuple(sessions)
@@ -414,7 +404,7 @@ class Loop:
     def reconfigure(self, config: Config) -> None:
         """Go by other settings from here on; host, port and shard directory are the same."""
         self.config = self.spawner.config = config
-        self.audit.settings = _build_audit_settings(config)
+        self.audit.settings = build_settings(config)
         try:
             self.journal.write_own(config)
         except PtsupError as error:  # the next supervisor goes by what was written before
@@ -443,16 +433,6 @@ class Loop:
     def find_unsettled(self) -> list[str]:
         """Find who is not up and ready yet, but may come to be by itself."""
         return [p.name for p in self.fleet.members if not is_settled(self.fleet, p)]
-
-    def _find_unready(self) -> list[tuple[Process, Readiness]]:
-        """Find who was spawned and waits to be ready, and what by."""
-        return [
-            (process, ready)
-            for process in self.fleet.members
-            if process.state is State.STARTING
-            and process.pid is not None
-            and (ready := self.members[process.name].spec.ready) is not None
-        ]
 
     def find_stopping(self) -> list[tuple[str, float]]:
         """Find who is stopping, and the seconds each has left before KILL."""
@@ -503,11 +483,3 @@ class Loop:
             self.run_dir.clean()
         except PtsupError as error:
             self.error = error
-
-
-def _build_audit_settings(config: Config) -> AuditSettings:
-    return AuditSettings(
-        interval_seconds=config.audit_interval_seconds,
-        missing_shard_seconds=config.missing_shard_seconds,
-        stale_values_seconds=config.stale_values_seconds,
-    )

@@ -106,6 +106,7 @@ supervisor.config_file    shell  config.toml errors
 supervisor.children       shell  kernel
 supervisor.journal        shell  supervisor config.diff errors kernel lifecycle records status
 supervisor.waiters        shell
+supervisor.tasks          shell
 supervisor.publisher      shell  exposition fleet kernel
 supervisor.spawner        shell  supervisor admission children config config.marks environ errors
                                  events kernel logs spawn
@@ -113,7 +114,7 @@ supervisor.deaths         shell  adoptee events kernel lifecycle remains spawn
 supervisor.adopt          shell  adoptee adoption children config events
 supervisor.loop           shell  adopt adoption audit children claims config crew deaths errors
                                  events fleet journal lifecycle logs look.everything probe publisher
-                                 readiness rotator rounds spawner status step waiters
+                                 readiness rotator rounds spawner status step tasks waiters
                                  telemetry.clearing telemetry.mode
 supervisor.reload         shell  admission config config.diff config.flags config.values config_file
                                  crew errors events fleet lifecycle status
