@@ -78,8 +78,9 @@ log = logging.getLogger("ptsup")
 OPENING_LIMIT_SECONDS: Final = 30.0
 # A group whose members are not our children raises no SIGCHLD when they die: look again.
 LOOK_AGAIN_SECONDS: Final = 0.1
-# A hint may get lost; the truth is looked at anyway.
+# A hint may get lost; the truth is looked at anyway, at each child after the longer time.
 LOOK_ANYWAY_SECONDS: Final = 5.0
+DOUBT_SECONDS: Final = 15.0
 # However many are to be spawned, whatever else happens is looked at after so many: some 50 ms.
 SPAWNS_AT_ONCE: Final = 50
 
@@ -185,6 +186,7 @@ class Loop:
         )
         self.readiness = ReadinessProber(lambda: find_unready(self.fleet, self.members), self.post)
         self.rounds.every(LOOK_ANYWAY_SECONDS, self._look_anyway)
+        self.rounds.every(DOUBT_SECONDS, self._doubt)
         self.rounds.every(SWEEP_SECONDS, self.claims.sweep)
 
     # -- From the first to the last turn --------------------------------------------------------
@@ -244,6 +246,9 @@ class Loop:
         self._wakeup.set()
 
     async def _look_anyway(self) -> None:
+        self._hint()
+
+    async def _doubt(self) -> None:
         self.deaths.doubt()
 
     async def _next_events(self) -> list[Event]:
