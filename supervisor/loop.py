@@ -322,6 +322,8 @@ class Loop:
         for event in self.spawner.spawn(wanted):
             self._look = True  # it may die before its SIGCHLD could mean anything to us
             self._take(event)
+            if event.name in self.members and self.members[event.name].spec.ready is not None:
+                self.readiness.wake()  # it finds only who was spawned
 
     def _find(self, name: str) -> Process | None:
         return self.fleet.find(name)
@@ -367,10 +369,8 @@ class Loop:
             case Spawn(name, _) if name == METRICSD:
                 self._spawns.appendleft(action)
                 self.prober.wake()
-            case Spawn(name, _):
+            case Spawn():
                 self._spawns.append(action)
-                if self.members[name].spec.ready is not None:
-                    self.readiness.wake()
             case Claim():
                 self._claims.append(action)
             case SignalGroup(name, _, number):
