@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -86,6 +87,16 @@ def test_a_hundred_hand_overs_cost_no_descriptor_and_no_zombie(stack: Stack) -> 
     stack.start()
     supervisor = psutil.Process(stack.status()["supervisor"]["pid"])
     spec = {"name": "x", "command": ["true"], "cwd": str(stack.cwd)}
+
+    def is_at_rest() -> bool:
+        asks = {each.raddr[1:] for each in supervisor.net_connections("tcp")}
+        try:
+            held = {str(path.readlink()) for path in Path(f"/proc/{supervisor.pid}/fd").iterdir()}
+        except FileNotFoundError:  # it looks around just now
+            return False
+        return (stack.port,) in asks and "anon_inode:[eventfd]" in held
+
+    wait_for(is_at_rest, what="the connection that is kept, and the watch of files")
     before = supervisor.num_fds()
     for _ in range(100):
         ask(stack, "start", sessions=[spec], environ={"PATH": os.environ["PATH"]})
