@@ -1,6 +1,6 @@
 """What an incarnation was spawned by, to be told from anything else without being said.
 
-Pure. A mark for each key, salted: it goes into a state file, where no value may stand. Four bytes
+Pure. A mark for each key, salted: it goes into the journal, where no value may stand. Four bytes
 tell that a value is another one, and fit too many to say which; who may read them may read the
 environment of the process itself.
 """
