@@ -74,11 +74,10 @@ class Verbs:
         pids = [process.pid for process in loop.fleet.processes if process.pid is not None]
         shards = await asyncio.to_thread(count_shards, loop.config.multiproc_dir)
         samples = await asyncio.to_thread(sample_usage, pids)
-        last_lines = await asyncio.to_thread(
-            read_last_lines,
-            {p.name: loop.run_dir.log(p.name) for p in loop.fleet.processes if _gave_up(p)},
-        )
         listens = await asyncio.to_thread(self._find_listens)
+        last_lines: dict[str, list[str]] = {}
+        while unread := self._find_unread(last_lines):  # somebody may give up during the reading
+            last_lines |= await asyncio.to_thread(read_last_lines, unread)
         now = time.monotonic()
         started = {p.pid: p.started_at for p in loop.fleet.processes if p.started_at is not None}
         usage = {
@@ -111,6 +110,14 @@ class Verbs:
         """Look at everything, and say what is not as it should be."""
         await self.loop.audit.look()
         return {"drift": build_drift(self.loop.list_findings(), time.monotonic())}
+
+    def _find_unread(self, last_lines: Mapping[str, object]) -> dict[str, Path]:
+        """The logs of those who gave up, by name, of whom no last words are known yet."""
+        return {
+            process.name: self.loop.run_dir.log(process.name)
+            for process in self.loop.fleet.processes
+            if process.state is State.FATAL and process.name not in last_lines
+        }
 
     def _find_listens(self) -> dict[str, list[str]]:
         """Find at which addresses the ports of the exporters that run are listened on."""
@@ -253,10 +260,6 @@ class Verbs:
                     f"there are: {', '.join(known)}" if known else "there is none",
                 )
         return list(dict.fromkeys(names))  # a line may hold one a million times
-
-
-def _gave_up(process: Process) -> bool:
-    return process.state is State.FATAL
 
 
 def read_last_lines(logs: Mapping[str, Path]) -> dict[str, list[str]]:
