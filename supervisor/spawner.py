@@ -53,6 +53,8 @@ class Spawner:
 
     def spawn(self, processes: Sequence[Process]) -> Iterator[Spawned | SpawnFailed]:
         """Spawn these incarnations, which the fleet has asked for."""
+        if not processes:
+            return
         for process in processes:
             self.children.origins[process.name] = self._build_origin(process)
             self.journal.note(process.name)

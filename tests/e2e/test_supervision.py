@@ -238,6 +238,7 @@ def test_ctrl_c_stops_a_foreground_start_in_order(stack: Stack) -> None:
     out, err = running.communicate(timeout=15)
     assert running.returncode == 0, err
     assert "a | hi" in out
+    assert err.endswith("ptsup: metricsd: stopped (exit 0)\n")  # no word of complaint
     stack.assert_nothing_left()
 
 
