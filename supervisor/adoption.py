@@ -105,9 +105,15 @@ def build_process(former: Former, now: float, given: SessionSpec | None = None) 
     if former.awaits_spawn:
         return process
     if former.at_rest:
-        ended = replace(process, started_at=now, ended_at=now) if former.incarnation else process
-        # The wait of its backoff is over: a supervisor had to be started meanwhile.
-        return replace(ended, state=state, deadline=now if state is State.BACKOFF else None)
+        ended_at = now if former.incarnation else None
+        return replace(
+            process,
+            state=state,
+            # The wait of its backoff is over: a supervisor had to be started meanwhile.
+            deadline=now if state is State.BACKOFF else None,
+            started_at=ended_at,
+            ended_at=ended_at,
+        )
     return replace(
         process,
         ending=Ending.ASKED if record.get("ending") == Ending.ASKED else None,
@@ -150,7 +156,7 @@ def build_spec(former: Former, environ: Mapping[str, str]) -> tuple[SessionSpec,
         cwd=Path(record.get("cwd") or "/"),
         env={name: environ[name] for name in variables if name in environ},
     )
-    return replace(spec, planned=record.get("planned", False)), tuple(missing)
+    return replace(spec, planned=True) if record.get("planned") else spec, tuple(missing)
 
 
 def serves_otherwise(former: Iterable[Former], options: Sequence[str]) -> bool:

@@ -157,7 +157,8 @@ def readmit(former: Sequence[Former], given: Iterable[Admitted]) -> dict[str, Ad
         if member is None:
             spec, missing = build_spec(each, environ)
             member = Admitted(spec, environ, missing)
-        members[each.name] = replace(member, outdated=_find_outdated(each, member))
+        outdated = _find_outdated(each, member)
+        members[each.name] = replace(member, outdated=outdated) if outdated else member
     return members
 
 

@@ -107,7 +107,7 @@ def build_spec(
         command=command,
         cwd=cwd,
         env=env,
-        policy=replace(policy, **of_policy),
+        policy=replace(policy, **of_policy) if of_policy else policy,
     )
 
 
