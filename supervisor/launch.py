@@ -239,7 +239,7 @@ def _run_and_answer(loop: Loop, sessions: Sequence[Admitted], answer: BinaryIO) 
     try:
         return run(loop, sessions, tell)
     except PtsupError as error:
-        log.exception("%s", error.message)
+        log.error("%s", error.message)  # noqa: TRY400 - what went on in us is told already
         if not answer.closed:
             answer.write(render_error(error))
         return error.exit_code

@@ -482,7 +482,9 @@ class Loop:
         try:
             if not self.keep_shards:
                 clear_and_say(self.config.multiproc_dir, log.warning)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
+            self.error = PtsupError(str(error))
+        except OSError as error:
             self.error = PtsupError(f"cannot clear {self.config.multiproc_dir}: {error}")
         try:
             self.run_dir.clean()

@@ -92,6 +92,8 @@ class Watch:
         paths = [str(path) for path in self._watched]
         try:
             self._notify = RustNotify(paths, False, False, 0, False, True)  # noqa: FBT003  its own way
+        except UnicodeError:
+            self._complain("it knows no path that is no text")
         except (OSError, RuntimeError) as error:
             self._complain(str(error))
         else:

@@ -106,7 +106,7 @@ def clear(
     """
     refusal = find_clear_refusal(directory)
     if refusal is not None:
-        raise ValueError(f"{directory} may not be cleared: {refusal}")
+        raise ValueError(f"cannot clear {directory}: {refusal}")
     root = _resolve(directory)
     candidates = list_clearable(root)
     if seen is not None:

@@ -57,3 +57,4 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
         yield made
     finally:
         made.close()
+    assert "Traceback" not in made.read_log("supervisor")

@@ -119,7 +119,7 @@ class Stack:
     def read_log(self, name: str) -> str:
         """Read the whole log of a session; empty when it has none yet."""
         path = self.run_dir / "logs" / f"{name}.log"
-        return path.read_text() if path.exists() else ""
+        return path.read_text(errors="replace") if path.exists() else ""
 
     def wait_for_log(self, name: str, text: str) -> str:
         """Wait until a session has written that; give its whole log."""

@@ -136,6 +136,6 @@ def test_a_missing_directory_is_already_clear(tmp_path: Path) -> None:
 
 def test_clear_refuses_what_may_not_be_cleared(tmp_path: Path) -> None:
     (tmp_path / "counter_1.db").touch()
-    with pytest.raises(ValueError, match="may not be cleared: its name is"):
+    with pytest.raises(ValueError, match=r"cannot clear .*: its name is"):
         clear(tmp_path, ())
     assert (tmp_path / "counter_1.db").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from pathlib import Path
@@ -128,4 +129,16 @@ def test_a_watch_that_cannot_be_made_is_told_once_and_looks_anyway(
     monkeypatch.undo()
     assert watch.take() is None
     assert watch.take() == frozenset()
+    watch.close()
+
+
+def test_a_path_that_is_no_text_is_not_watched_but_looked_at(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = Path(os.fsdecode(os.fsencode(place) + b"/\xff"))
+    odd.mkdir()
+    watch = Watch((place, odd))
+    assert [watch.take() for _ in range(3)] == [None] * 3
+    (line,) = caplog.messages
+    assert line.startswith("cannot watch for file events, the audit looks in its turn: it knows")
     watch.close()
