@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -248,18 +249,32 @@ def test_the_claims_are_listed_before_the_base_is_read(
 ) -> None:
     # Between the two a fold publishes its base, and takes away the one claim there was.
     assert claim_again(directory) == 1
-    read = claims._read_folded
+    looks = 0
 
-    def fold_first(retired: Path) -> int:
-        write_base(directory, '{"claim": 1}\n')
-        for path in retired.glob("claim-1/*"):
-            path.unlink()
-        with suppress(FileNotFoundError):
-            (retired / "claim-1").rmdir()
-        return read(retired)
+    def fold_after_the_first(look: Callable[..., Any]) -> Callable[..., Any]:
+        def look_and_fold(*arguments: Any, **more: Any) -> Any:
+            nonlocal looks
+            found = look(*arguments, **more)
+            looks += 1
+            if looks == 1:
+                write_base(directory, '{"claim": 1}\n')
+                shutil.rmtree(directory / RETIRED / "claim-1")
+            return found
 
-    monkeypatch.setattr(claims, "_read_folded", fold_first)
+        return look_and_fold
+
+    number = claims._find_number
+    list_numbered, read_folded = claims._list_numbered, claims._read_folded
+
+    def find_number(*arguments: Any) -> int:
+        with monkeypatch.context() as patch:
+            patch.setattr(claims, "_list_numbered", fold_after_the_first(list_numbered))
+            patch.setattr(claims, "_read_folded", fold_after_the_first(read_folded))
+            return number(*arguments)
+
+    monkeypatch.setattr(claims, "_find_number", find_number)
     assert claim_again(directory) == 2
+    assert looks == 2
 
 
 def test_what_else_lies_in_retired_is_left_alone(directory: Path) -> None:

@@ -10,13 +10,15 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import CollectorRegistry
 
+from telemetry import collector as collector_room
+from telemetry import retired as retired_room
 from telemetry.adding import add_up
 from telemetry.answers import Page
 from telemetry.collector import (
@@ -37,7 +39,7 @@ from telemetry.single_flight import SingleFlight
 from waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
     from telemetry.shards import Listing
@@ -486,6 +488,54 @@ def test_another_collector_takes_over_what_was_folded(directory: Path) -> None:
     again = open_collector(directory)
     assert jobs(again) == {'jobs_total{reason="0"}': 5}
     assert again.describe()["base_claim"] == 3
+
+
+def test_what_is_folded_before_the_lock_is_had_is_taken_over(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The former metricsd ends with a fold, while the next one already waits for the lock.
+    write_counter(directory / "counter_1.db", 5)
+    claim(directory, 3, "counter_1.db")
+    former = open_collector(directory)
+
+    def lock_at_last(path: Path) -> int | None:
+        if former._retired._lock is not None:
+            assert former.fold()
+            former.close()
+        return lock_retired(path)
+
+    monkeypatch.setattr(retired_room, "lock_retired", lock_at_last)
+    collector = open_collector(directory)
+    assert jobs(collector) == {'jobs_total{reason="0"}': 5}
+    assert collector.describe()["base_claim"] == 3
+    collector.close()
+
+
+def test_a_shard_that_is_claimed_between_the_two_listings_is_in_one_of_them(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One that nobody has read yet, so that nobody would miss it.
+    write_counter(directory / "counter_1.db", 5)
+    collector = open_collector(directory)
+    listings: list[str] = []
+
+    def claim_after_the_first(listing: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def list_and_claim(*arguments: Any) -> Any:
+            found = listing(*arguments)
+            listings.append(name)
+            if len(listings) == 1:
+                claim(directory, 3, "counter_1.db")
+            return found
+
+        return list_and_claim
+
+    flat = claim_after_the_first(list_directory, "flat")
+    claims = claim_after_the_first(collector._retired.list_claims, "claims")
+    monkeypatch.setattr(collector_room, "list_directory", flat)
+    monkeypatch.setattr(collector._retired, "list_claims", claims)
+    assert jobs(collector) == {'jobs_total{reason="0"}': 5}
+    assert set(listings) == {"flat", "claims"}
+    collector.close()
 
 
 def test_an_unreadable_base_is_set_aside(directory: Path) -> None:

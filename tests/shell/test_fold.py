@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
 import traceback
 import warnings
 from itertools import count
@@ -17,10 +18,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from collecting import collecting
 from stock import list_sections, merge_stock
 from telemetry import base as base_room
 from telemetry import fold as fold_room
-from telemetry.base import Base, BaseError, absorb, absorb_all, render_base
+from telemetry.base import Base, BaseError, absorb, render_base
 from telemetry.fold import (
     BAD_BASES_KEPT,
     BAD_SHARDS_KEPT,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from stock import Contents, Page
+    from telemetry.collector import ShardCollector
     from telemetry.shards import Listing
 
 
@@ -90,25 +93,15 @@ def read_contents(claim: Claim) -> list[Contents]:
     ]
 
 
-def find_bad(claims: list[Claim]) -> dict[Path, Defect]:
-    defects = {s.path: read_shard(s.path)[1] for claim in claims for s in claim.shards}
-    return {path: defect for path, defect in defects.items() if defect is not None}
-
-
 def list_new(retired: Path, base: Base) -> list[Claim]:
     return [c for c in list_claims(retired) if c.number is not None and c.number > base.claim]
 
 
 def fold(retired: Path) -> None:
-    """Fold as metricsd does."""
-    base = read_base(retired)
-    recover(retired, base)
-    claims = list_new(retired, base)
-    if claims:
-        bad = find_bad(claims)
-        write_next(retired, absorb_all(base, ((c.number or 0, read_contents(c)) for c in claims)))
-        publish(retired)
-        remove_claims(retired, claims, bad)
+    """Fold as metricsd does when it starts: its own code, in its own order."""
+    with collecting(retired.parent) as collector:
+        while collector.fold():
+            pass
 
 
 def read_page(retired: Path) -> Page:
@@ -290,6 +283,9 @@ def test_a_crash_before_any_change_of_a_fold_moves_no_total(retired: Path, tmp_p
     assert calls.count("os.rmdir") == 5
     assert calls.count("os.rename") == 3  # two bad shards, one base
     assert {"open to write", "os.write", "half of os.write", "os.fsync", "os.mkdir"} <= set(calls)
+    # The next base is whole and on the disk before it takes the present one's place.
+    written = len(calls) - calls[::-1].index("os.write")
+    assert calls[written : written + 2] == ["os.fsync", "os.rename"]
 
 
 def test_a_crash_in_the_recovery_from_a_crash_moves_no_total(retired: Path, tmp_path: Path) -> None:
@@ -309,6 +305,95 @@ def test_a_crash_in_the_recovery_from_a_crash_moves_no_total(retired: Path, tmp_
             points += first is not None and second is not None
     print(f"\npairs of crash points, the second in the recovery from the first: {points}")
     assert points >= 100
+
+
+# -- Reading meanwhile ----------------------------------------------------------------------------
+
+CHANGES: Final = ("open", "write", "mkdir", "rename", "replace", "unlink", "rmdir")
+
+
+class Reader:
+    """Scrapes before each call of this thread that may change a file.
+
+    By the collector itself, in a thread of its own; where a scrape has to wait until the fold
+    goes on, it does. And as the metricsd would that begins at this moment, which has the disk
+    alone. As a lock in place of the collector's own it scrapes around each turn of the fold, too.
+    """
+
+    def __init__(self, retired: Path, collector: ShardCollector) -> None:
+        self.stops: list[str] = []
+        self.pages: list[Page] = []
+        self.scraped: list[list[str]] = []
+        self._retired = retired
+        self._collector = collector
+        self._reading = False
+        self._scrapes: list[threading.Thread] = []
+        self._turn = collector._turn
+
+    def scrape(self) -> None:
+        lines = self._collector.render("").body.decode().splitlines()
+        self.scraped.append(sorted(line for line in lines if "ptsup_" not in line))
+
+    def look(self) -> None:
+        self._reading = True
+        self.pages.append(read_page(self._retired))
+        self._reading = False
+        has_to_wait = self._turn.locked()
+        scrape = threading.Thread(target=self.scrape)
+        self._scrapes.append(scrape)
+        scrape.start()
+        if not has_to_wait:
+            scrape.join()
+
+    def __enter__(self) -> None:
+        self.stops.append("a turn")
+        self.look()
+        self._turn.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._turn.release()
+        self.stops.append("no turn")
+        self.look()
+
+    def look_before(self, name: str, patch: pytest.MonkeyPatch) -> None:
+        call, me = getattr(os, name), threading.get_ident()
+
+        def look_first(*arguments: Any, **more: Any) -> Any:
+            if threading.get_ident() == me and not self._reading:
+                self.stops.append(name)
+                self.look()
+            return call(*arguments, **more)
+
+        patch.setattr(os, name, look_first)
+
+    def finish(self) -> None:
+        for scrape in self._scrapes:
+            scrape.join()
+
+
+def test_whoever_reads_between_two_changes_of_a_fold_finds_the_same_totals(
+    retired: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_past(retired)
+    page = read_page(retired)
+    with collecting(retired.parent) as collector:
+        reader = Reader(retired, collector)
+        reader.scrape()
+        with monkeypatch.context() as patch:
+            for name in CHANGES:
+                reader.look_before(name, patch)
+            patch.setattr(collector, "_turn", reader)
+            assert collector.fold()
+        reader.finish()
+        reader.scrape()
+    check_folded(retired, page)
+    assert f'sales_total{{item="tea"}} {PAST_SALES:.1f}' in reader.scraped[0]
+    for stop, (found, lines) in enumerate(zip(reader.pages, reader.scraped[1:-1], strict=True)):
+        assert found == page, f"wrong on the disk before {reader.stops[stop:]}"
+        assert lines == reader.scraped[0], f"wrong on the page before {reader.stops[stop:]}"
+    assert reader.scraped[-1] == reader.scraped[0]
+    # A bad shard, the base, and the four claims.
+    assert [reader.stops.count(name) for name in ("rename", "replace", "rmdir")] == [1, 1, 4]
 
 
 # -- Writing and publishing -----------------------------------------------------------------------
@@ -341,7 +426,8 @@ def test_a_full_disk_leaves_the_base_and_takes_no_room(
         fill_disk(patch, call)
         for _ in range(3):
             with pytest.raises(OSError, match="No space"):
-                fold(retired)
+                write_next(retired, BASE)
+            fold(retired)
             assert list_tree(retired) == before
     fold(retired)
     assert list_names(retired) == {"base"}
