@@ -68,6 +68,8 @@ class Prober:
     _kept_for: int = 0  # the incarnation it answers for
     _asked: int = 0  # on this connection
     _asked_at: float = 0.0
+    _timer: asyncio.TimerHandle | None = None
+    _failure: Exception | None = None
 
     @property
     def url(self) -> str:
@@ -105,21 +107,38 @@ class Prober:
     async def run(self) -> None:
         """Ask a starting metricsd for a scrape, a running one every second for its health."""
         try:
-            await self._keep_probing()
+            while True:
+                began = time.monotonic()
+                await self._probe()
+                self.after()
+                await self._beat_steadily(began)
         finally:
             self._hang_up()
 
-    async def _keep_probing(self) -> None:
-        while True:
-            began = time.monotonic()
-            await self._probe()
-            self.after()
-            # No asyncio.timeout: what it cancels once a second costs more than all the rest.
-            pause = max(0.0, began + PROBE_SECONDS - time.monotonic())
-            timer = asyncio.get_running_loop().call_later(pause, self._now.set)
+    async def _beat_steadily(self, began: float) -> None:
+        """Let beats follow until one has to wait for something, or is wanted now."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_at(began + PROBE_SECONDS, self._beat)
+        try:
             await self._now.wait()
-            timer.cancel()
-            self._now.clear()
+        finally:
+            self._timer.cancel()
+        self._now.clear()
+        if self._failure is not None:
+            raise self._failure
+
+    def _beat(self) -> None:
+        """Do all of a beat in the timer's own turn: to wake a task for it costs as much again."""
+        now = time.monotonic()
+        try:
+            if self._probe_kept(now):
+                self.after()
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_at(now + PROBE_SECONDS, self._beat)
+                return
+        except Exception as error:  # noqa: BLE001 - raised where it does not go unnoticed
+            self._failure = error
+        self._now.set()
 
     async def _probe(self) -> None:
         metricsd = self.find_metricsd()
@@ -129,44 +148,51 @@ class Prober:
                 if await probe_scrape(self.host, self.port, PROBE_SECONDS):
                     self.post(Ready(METRICSD, metricsd.incarnation))
             case State.RUNNING:
-                if not await self._probe_kept(metricsd):
-                    self._hang_up()
-                    if await self._probe_running(metricsd):
-                        await self._keep_asking(metricsd)
+                if not self._probe_kept(time.monotonic()) and await self._probe_running(metricsd):
+                    await self._keep_asking(metricsd)
             case _:
                 pass
 
-    async def _probe_kept(self, metricsd: Process) -> bool:
+    def _probe_kept(self, now: float) -> bool:
         """Read the answer to the last question and ask the next; False where that cannot be."""
-        now = time.monotonic()
-        if self._kept is None or self._kept_for != metricsd.incarnation:
-            return False
-        try:
-            health = self._kept.read()
-            if health is None:
-                waited = now - self._asked_at
-                if waited > PROBE_SECONDS + LATE_SECONDS:
-                    return False  # it was we who hung: ask anew, and wait for it
-                if waited >= ANSWER_SECONDS:
-                    self._post_silence(metricsd, PROBE_SECONDS)
-                return True
-            if health.get("pid") != metricsd.pid:
-                return False
-            # It was so at some moment after it was asked.
-            self._health, self._health_at = health, self._asked_at
-            if self._asked < KEPT_QUESTIONS and not self._kept.ended:
-                self._kept.ask()
-                self._asked, self._asked_at = self._asked + 1, now
-                return True
-        except (OSError, ValueError, EOFError):
-            return False
+        metricsd, kept = self.find_metricsd(), self._kept
+        if (
+            kept is not None
+            and metricsd.state is State.RUNNING
+            and self._kept_for == metricsd.incarnation
+        ):
+            try:
+                if self._take_answer(metricsd, kept, now):
+                    return True
+            except (OSError, ValueError, EOFError):
+                pass
         self._hang_up()
-        await self._keep_asking(metricsd)
+        return False
+
+    def _take_answer(self, metricsd: Process, kept: Kept, now: float) -> bool:
+        health = kept.read()
+        if health is None:
+            waited = now - self._asked_at
+            if waited > PROBE_SECONDS + LATE_SECONDS:
+                return False  # it was we who hung: ask anew, and wait for it
+            if waited >= ANSWER_SECONDS:
+                self._post_silence(metricsd, PROBE_SECONDS)
+            return True
+        if health.get("pid") != metricsd.pid:
+            return False
+        # It was so at some moment after it was asked.
+        self._health, self._health_at = health, self._asked_at
+        if self._asked < KEPT_QUESTIONS and not kept.ended:
+            kept.ask()
+            self._asked += 1
+        else:
+            kept.renew()
+            self._asked = 1
+        self._asked_at = now
         return True
 
     async def _keep_asking(self, metricsd: Process) -> None:
-        """Ask on a new connection, to be kept; where there is none, the next beat will see."""
-        self._hang_up()
+        """Ask on a connection that is kept; where there is none, the next beat will see."""
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 self._kept = await Kept.open(self.host, self.port, "/healthz")

@@ -83,6 +83,27 @@ def test_who_answers_is_healthy_and_asked_once_a_second() -> None:
     assert scene.prober.unreadable_shards == 3
 
 
+def test_what_fails_at_a_beat_ends_the_probing_and_is_told() -> None:
+    async def answer() -> dict[str, Any]:
+        return {"pid": 7}
+
+    def fail_at_the_second_beat() -> None:
+        if len(scene.asked) > 2:
+            raise RuntimeError("as told")
+
+    async def probe() -> None:
+        try:
+            await scene.prober.run()
+        except RuntimeError as error:
+            told.append(str(error))
+
+    told: list[str] = []
+    scene = Scene(answer)
+    scene.prober.after = fail_at_the_second_beat
+    asyncio.run(scene.serve(probe(), 10))
+    assert told == ["as told"]
+
+
 def test_what_was_heard_long_ago_counts_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     async def answer() -> dict[str, Any]:
         return {"pid": 7, "shards_unreadable": {"empty": 2}}
