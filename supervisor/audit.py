@@ -82,9 +82,9 @@ class Audit:
     find_crew: Callable[[], Crew]
     find_planned: Callable[[], Mapping[str, SessionPlan]]
     find_health: Callable[[], Mapping[str, Any]]
-    find_config_files: Callable[[], tuple[ConfigFile, ...]]
     find_outdated: Callable[[], tuple[Outdated, ...]]
     note_change: Callable[[], None]
+    config_files: tuple[ConfigFile, ...] = ()
     inherited: Inherited = field(default_factory=Inherited)
     unrotatable: dict[str, Unrotatable] = field(default_factory=dict)  # by name
     findings: tuple[Finding, ...] = ()
@@ -152,7 +152,7 @@ class Audit:
         self._failed = repr(error)
 
     def _take_touched(self) -> frozenset[str] | None:
-        files = self.find_config_files()
+        files = self.config_files
         if self._watch is None or files != self._watched:
             self.close()
             # Its parent tells when the directory itself comes back.
@@ -176,7 +176,7 @@ class Audit:
                 self._looker.look_at_all,
                 self.find_crew(),
                 touched,
-                self.find_config_files(),
+                self.config_files,
                 self.find_planned(),
                 self._looked_at,
             )
@@ -186,7 +186,7 @@ class Audit:
         async with self._looking:
             touched = self._begin_look()
             self._look = await asyncio.to_thread(
-                self._looker.look_at_files, self.find_crew(), touched, self.find_config_files()
+                self._looker.look_at_files, self.find_crew(), touched, self.config_files
             )
         await self._end_look()
 

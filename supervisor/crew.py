@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from supervisor.adoptee import Adoptee
@@ -26,9 +27,39 @@ if TYPE_CHECKING:
     from supervisor.lifecycle import Process
 
 
-def find_crew(fleet: Fleet, children: Children) -> Crew:
-    """List the living leaders of sessions, and all our children."""
-    members = tuple(
+@dataclass(slots=True)
+class Roster:
+    """The sessions, listed anew only when one of them has changed, which the fleet tells.
+
+    Whatever changes in `members` or `children` changes a process of the fleet, too.
+    """
+
+    members: Mapping[str, Admitted]
+    children: Children
+    multiproc_dir: Path
+    _sessions: Mapping[str, Process] | None = None
+    _living: tuple[Member, ...] = ()
+    _planned: Mapping[str, SessionPlan] = field(default_factory=dict)
+
+    def find_crew(self, sessions: Mapping[str, Process]) -> Crew:
+        """List the living leaders of sessions, and all our children."""
+        self._list(sessions)
+        return Crew(self._living, frozenset(self.children.find_own()))
+
+    def find_planned(self, sessions: Mapping[str, Process]) -> Mapping[str, SessionPlan]:
+        """Find how each session was to run."""
+        self._list(sessions)
+        return self._planned
+
+    def _list(self, sessions: Mapping[str, Process]) -> None:
+        if sessions is not self._sessions:
+            self._sessions = sessions
+            self._living = _list_living(sessions, self.children)
+            self._planned = _list_planned(self.members, self.multiproc_dir)
+
+
+def _list_living(sessions: Mapping[str, Process], children: Children) -> tuple[Member, ...]:
+    return tuple(
         Member(
             name=process.name,
             incarnation=process.incarnation,
@@ -37,10 +68,21 @@ def find_crew(fleet: Fleet, children: Children) -> Crew:
             started_at=process.started_at or 0.0,
             adopted=isinstance(children.present.get(process.name), Adoptee),
         )
-        for process in fleet.sessions.values()
+        for process in sessions.values()
         if process.pid is not None and not process.dead
     )
-    return Crew(members, frozenset(children.find_own()))
+
+
+def _list_planned(members: Mapping[str, Admitted], multiproc_dir: Path) -> dict[str, SessionPlan]:
+    return {
+        name: SessionPlan(
+            variables=build_planned(member.spec, multiproc_dir),
+            shares=member.spec.mode is Mode.B,
+            ports=frozenset(filter(None, [find_awaited_port(member.spec.ready)])),
+        )
+        for name, member in members.items()
+        if member.spec.role is Role.SESSION
+    }
 
 
 def find_outdated(
@@ -85,16 +127,3 @@ def find_logs(config: Config, members: Mapping[str, Admitted]) -> dict[str, LogL
     """Find whose logs are kept short, and how short: everybody's, our own too."""
     sessions = {name: member.spec.log for name, member in members.items()}
     return {METRICSD: config.log, SUPERVISOR: config.log, **sessions}
-
-
-def find_planned(members: Mapping[str, Admitted], multiproc_dir: Path) -> dict[str, SessionPlan]:
-    """Find how each session was to run."""
-    return {
-        name: SessionPlan(
-            variables=build_planned(member.spec, multiproc_dir),
-            shares=member.spec.mode is Mode.B,
-            ports=frozenset(filter(None, [find_awaited_port(member.spec.ready)])),
-        )
-        for name, member in members.items()
-        if member.spec.role is Role.SESSION
-    }

@@ -68,6 +68,12 @@ class Deaths:
         self._doubted = True
         self.hint()
 
+    def look_anyway(self) -> None:
+        """Look if anybody may have ended of whom no signal has told us."""
+        adopted = any(isinstance(child, Adoptee) for child in self.children.present.values())
+        if adopted or kernel.has_dead_child():
+            self.hint()
+
     def find_exits(self) -> list[Event]:
         """Peek at every child, and at what is left of the dead; raises OSError."""
         any_dead, self._doubted = self._doubted or kernel.has_dead_child(), False

@@ -21,7 +21,7 @@ from supervisor.audit import Audit, Inherited, build_settings
 from supervisor.children import Children
 from supervisor.claims import SWEEP_SECONDS, Claims
 from supervisor.config import METRICSD
-from supervisor.crew import find_crew, find_logs, find_outdated, find_planned, find_unready
+from supervisor.crew import Roster, find_logs, find_outdated, find_unready
 from supervisor.deaths import Deaths
 from supervisor.errors import PtsupError
 from supervisor.events import (
@@ -108,6 +108,7 @@ class Loop:
     children: Children = field(default_factory=Children)
     journal: Journal = field(init=False)
     publisher: Publisher = field(init=False)
+    roster: Roster = field(init=False)
     rotator: Rotator = field(init=False)
     spawner: Spawner = field(init=False)
     readiness: ReadinessProber = field(init=False)
@@ -164,16 +165,17 @@ class Loop:
             children=self.children,
             journal=self.journal,
         )
+        self.roster = Roster(self.members, self.children, self.config.multiproc_dir)
         self.audit = Audit(
             directory=self.config.multiproc_dir,
             address=render_address(self.config.host, self.config.port),
             port=self.config.port,
             settings=build_settings(self.config),
             claims=self.claims,
-            find_crew=lambda: find_crew(self.fleet, self.children),
-            find_planned=lambda: find_planned(self.members, self.config.multiproc_dir),
+            find_crew=lambda: self.roster.find_crew(self.fleet.sessions),
+            find_planned=lambda: self.roster.find_planned(self.fleet.sessions),
             find_health=lambda: self.prober.health,
-            find_config_files=self._find_config_files,
+            config_files=_list_config_files(self.config),
             find_outdated=lambda: find_outdated(self.fleet, self.children, self.members),
             note_change=self.publisher.note,
             inherited=self.inherited,
@@ -185,8 +187,8 @@ class Loop:
             failed=self.audit.unrotatable,
         )
         self.readiness = ReadinessProber(lambda: find_unready(self.fleet, self.members), self.post)
-        self.rounds.every(LOOK_ANYWAY_SECONDS, self._look_anyway)
-        self.rounds.every(DOUBT_SECONDS, self._doubt)
+        self.rounds.every(LOOK_ANYWAY_SECONDS, self.deaths.look_anyway)
+        self.rounds.every(DOUBT_SECONDS, self.deaths.doubt)
         self.rounds.every(SWEEP_SECONDS, self.claims.sweep)
 
     # -- From the first to the last turn --------------------------------------------------------
@@ -244,12 +246,6 @@ class Loop:
     def _hint(self) -> None:
         self._look = True
         self._wakeup.set()
-
-    async def _look_anyway(self) -> None:
-        self._hint()
-
-    async def _doubt(self) -> None:
-        self.deaths.doubt()
 
     async def _next_events(self) -> list[Event]:
         if self._inbox or self._look or self._spawns:
@@ -332,11 +328,6 @@ class Loop:
         if self.fleet.phase is not Phase.ENDED:  # all of it is cleaned away then
             self.journal.write()
 
-    def _find_config_files(self) -> tuple[ConfigFile, ...]:
-        """Find the files a reload would read; none where it could not."""
-        marks = self.config.file_marks if self.config.file else {}
-        return tuple(ConfigFile(path, mark) for path, mark in marks.items())
-
     def _beat(self) -> None:
         """Do all that is done again and again, at the one wakeup that there is for it."""
         self.rounds.turn()
@@ -410,6 +401,7 @@ class Loop:
         """Go by other settings from here on; host, port and shard directory are the same."""
         self.config = self.spawner.config = config
         self.audit.settings = build_settings(config)
+        self.audit.config_files = _list_config_files(config)
         try:
             self.journal.write_own(config)
         except PtsupError as error:  # the next supervisor goes by what was written before
@@ -490,3 +482,9 @@ class Loop:
             self.run_dir.clean()
         except PtsupError as error:
             self.error = error
+
+
+def _list_config_files(config: Config) -> tuple[ConfigFile, ...]:
+    """List the files a reload would read; none where it could not."""
+    marks = config.file_marks if config.file else {}
+    return tuple(ConfigFile(path, mark) for path, mark in marks.items())

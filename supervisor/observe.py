@@ -15,7 +15,7 @@ import psutil
 from supervisor.environ import SPAWN_VARIABLE
 from supervisor.status import ShardFacts
 from telemetry.claim import list_unfolded
-from telemetry.processes import holds, is_alive
+from telemetry.processes import holds, is_alive, read_environment
 from telemetry.shards import RETIRED, list_shards
 
 if TYPE_CHECKING:
@@ -70,14 +70,6 @@ def find_holders(inode: int, device: int) -> set[int]:
     """Find the living processes that hold a file open, as far as they show it; not ourselves."""
     pids = set(psutil.pids()) - {os.getpid()}
     return {pid for pid in pids if holds(pid, inode, device)}
-
-
-def read_environment(pid: int) -> dict[str, str]:
-    """Read the environment a process had at its start; nothing when it may not be seen."""
-    try:
-        return psutil.Process(pid).environ()
-    except psutil.Error:
-        return {}
 
 
 def read_command(pid: int) -> tuple[str, ...]:

@@ -10,17 +10,19 @@ import logging
 import math
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+Work: TypeAlias = "Callable[[], Coroutine[Any, Any, None] | None]"
 
 log = logging.getLogger("ptsup")
 
 
 @dataclass(slots=True)
 class _Round:
-    work: Callable[[], Coroutine[Any, Any, None]]
+    work: Work
     seconds: float
     began: float = -math.inf
     task: asyncio.Task[None] | None = None
@@ -33,10 +35,11 @@ class Rounds:
     beat_seconds: float
     _rounds: list[_Round] = field(default_factory=list)
 
-    def every(self, seconds: float, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def every(self, seconds: float, work: Work) -> None:
         """Have work done at the first beat and then so often, at the beat that is nearest.
 
-        It is left out while its last turn lasts; one that fails is told, and has its next turn.
+        What of it takes time it gives back, to be done beside; it is left out while that lasts.
+        One that fails is told, and has its next turn.
         """
         self._rounds.append(_Round(work, seconds))
 
@@ -47,7 +50,7 @@ class Rounds:
             due = now - each.began >= each.seconds - self.beat_seconds / 2
             if due and (each.task is None or each.task.done()):
                 each.began = now
-                each.task = asyncio.get_running_loop().create_task(_do(each.work))
+                each.task = _begin(each.work)
 
     def close(self) -> None:
         """Have nothing done any more."""
@@ -56,8 +59,17 @@ class Rounds:
                 each.task.cancel()
 
 
-async def _do(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def _begin(work: Work) -> asyncio.Task[None] | None:
     try:
-        await work()
+        rest = work()
+    except Exception:
+        log.exception("periodic work failed")
+        return None
+    return None if rest is None else asyncio.get_running_loop().create_task(_do(rest))
+
+
+async def _do(rest: Coroutine[Any, Any, None]) -> None:
+    try:
+        await rest
     except Exception:
         log.exception("periodic work failed")

@@ -24,10 +24,11 @@ from supervisor.drift.facts import LostListener
 from supervisor.errors import PtsupError, UsageError
 from supervisor.gates import Reason
 from supervisor.lifecycle import State, Target
-from supervisor.observe import read_command, read_environment
+from supervisor.observe import read_command
 from supervisor.orphans import find_former
 from supervisor.port import take_back, take_port
 from telemetry.mode import render_address
+from telemetry.processes import read_environment
 
 if TYPE_CHECKING:
     import socket

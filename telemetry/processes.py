@@ -1,4 +1,4 @@
-"""What the system says of a process: who it is, whether it lives, whether it holds a file.
+"""What the system says of a process: who it is, whether it lives, what it was given, what it holds.
 
 It only looks. What may not be seen counts as alive and as held: a shard left where it is for
 too long costs nothing, one taken from a living process costs its counts.
@@ -65,6 +65,18 @@ if sys.platform == "linux":
         stat = read_stat(pid)
         return None if stat is None or is_dead(stat) else f"{stat[19]}@{_read_boot()}"
 
+    def read_environment(pid: int) -> dict[str, str]:
+        """Read the environment a process had at its start; nothing when it may not be seen."""
+        try:
+            # By its name and no Path: everybody is read in one look.
+            with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:  # noqa: PTH123
+                text = os.fsdecode(file.read())
+        except OSError:
+            return {}
+        # Of a name that is there twice, a process takes the first.
+        pairs = (entry.partition("=") for entry in reversed(text.split("\0")))
+        return {name: value for name, equals, value in pairs if name and equals}
+
     def holds(pid: int, inode: int, device: int) -> bool | None:
         """Whether a process has this file open or mapped; None when it does not show that."""
         stat = read_stat(pid)
@@ -128,6 +140,15 @@ else:
         """
         state, *started = _ask("/bin/ps", "-o", "stat=,lstart=", "-p", str(pid)).split() or ["Z"]
         return None if state.startswith("Z") else f"{'_'.join(started)}@{_read_boot()}"
+
+    def read_environment(pid: int) -> dict[str, str]:
+        """Read the environment a process had at its start; nothing when it may not be seen."""
+        import psutil  # noqa: PLC0415 - Linux needs none
+
+        try:
+            return psutil.Process(pid).environ()
+        except psutil.Error:
+            return {}
 
     def holds(pid: int, inode: int, device: int) -> bool | None:
         """Whether a process has this file open; None when it does not show that."""

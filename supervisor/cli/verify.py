@@ -156,8 +156,8 @@ def _read_status(run_dir: RunDir) -> Mapping[str, Any] | str:
 
 def _read_mode(pid: int) -> str:
     """Read the mode that a session's own environment says; empty when it may not be seen."""
-    from supervisor.observe import read_environment
     from telemetry.mode import MODE_VARIABLE
+    from telemetry.processes import read_environment
 
     return read_environment(pid).get(MODE_VARIABLE, "")
 

@@ -24,6 +24,7 @@ from telemetry.mode import (
     MULTIPROC_DIR_VARIABLE,
     parse_session_dir,
 )
+from telemetry.processes import read_environment
 from telemetry.shards import ShardError, list_shards, parse_shard_name, read_shard
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def list_by_hand(cwd: Path, metricsd: int | None) -> list[int]:
     for pid in observe.list_own_pids():
         if pid in spared or pid == metricsd:
             continue
-        environ = observe.read_environment(pid)
+        environ = read_environment(pid)
         if SPAWN_VARIABLE in environ or not any(environ.get(name) for name in _VARIABLES):
             continue
         executable, where = observe.read_place(pid)
@@ -73,7 +74,7 @@ def look_at_session(
     pid: int, place: Place, told: Mapping[str, Any], output: Iterable[str] = ()
 ) -> SessionFacts:
     """Look at one living session; `told` are the facts its supervisor says."""
-    environ = observe.read_environment(pid)
+    environ = read_environment(pid)
     words = observe.read_command(pid)
     executable, cwd = observe.read_place(pid)
     python = find_python(words, executable, cwd, environ.get("PATH", ""))

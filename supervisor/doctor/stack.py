@@ -31,6 +31,7 @@ from supervisor.orphans import find_living, read_dead_status
 from supervisor.probe import probe_health, probe_scrape
 from telemetry.holders import find_port_holder
 from telemetry.mode import find_probe_host, parse_multiproc_dir, render_address
+from telemetry.processes import read_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -162,7 +163,7 @@ def _find_directory(
         words = observe.read_command(metricsd)
         _, cwd = observe.read_place(metricsd)
         given = _find_option(words, "--multiproc-dir")
-        return Path(cwd) / (given or parse_multiproc_dir(observe.read_environment(metricsd)))
+        return Path(cwd) / (given or parse_multiproc_dir(read_environment(metricsd)))
     return config.multiproc_dir
 
 

@@ -31,7 +31,6 @@ if sys.platform == "linux":
         find_offspring,
         find_socket_holders,
         has_dead_child,
-        list_listening,
         list_open_files,
         peek,
         punch_hole,
@@ -40,6 +39,7 @@ if sys.platform == "linux":
         watch_exit,
         watch_writes,
     )
+    from supervisor.kernel.listening import list_listening
 else:
     from supervisor.kernel.darwin import (
         SUBREAPS,

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from supervisor import kernel
 from supervisor.drift.facts import Environment, Foreigner, Unlinked
-from supervisor.observe import find_ancestors, read_command, read_environment, read_nonce
+from supervisor.observe import find_ancestors, read_command, read_nonce
 from telemetry.holders import render_command
 from telemetry.masking import mask_secrets
-from telemetry.processes import holds
+from telemetry.processes import holds, read_environment
 from telemetry.shards import RETIRED, parse_shard_name
 
 if TYPE_CHECKING:

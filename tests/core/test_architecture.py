@@ -64,9 +64,10 @@ supervisor.scrape_config  pure   telemetry.mode
 supervisor.units          pure   config
 supervisor.render         view   telemetry.mode telemetry.plain
 
-supervisor.kernel         shell  kernel.darwin kernel.linux telemetry.processes
+supervisor.kernel         shell  kernel.darwin kernel.linux kernel.listening telemetry.processes
 supervisor.kernel.darwin  shell  kernel telemetry.processes
 supervisor.kernel.linux   shell  kernel telemetry.processes
+supervisor.kernel.listening  shell
 supervisor.copies         shell  kernel
 supervisor.logs           shell  copies telemetry.plain
 supervisor.rotation       shell  copies kernel
@@ -126,6 +127,7 @@ supervisor.orphans        shell  adoption client config config.keys errors kerne
                                  told telemetry.clearing
 supervisor.takeover       shell  admission adoption client config config.marks drift.facts errors
                                  gates kernel lifecycle observe orphans port telemetry.mode
+                                 telemetry.processes
 supervisor.launch         shell  audit claims config control errors events fleet logs notify serve
                                  status takeover telemetry.clearing telemetry.log_lines
 supervisor.client         shell  control errors kernel
@@ -136,10 +138,11 @@ supervisor.doctor.sessions pure   doctor doctor.facts drift telemetry.labels tel
                                  telemetry.mode
 supervisor.doctor.interpreter shell  doctor.facts environ gates telemetry.masking telemetry.mode
 supervisor.doctor.processes shell  doctor.facts doctor.interpreter environ kernel look.values
-                                 observe telemetry.masking telemetry.mode telemetry.shards
+                                 observe telemetry.masking telemetry.mode telemetry.processes
+                                 telemetry.shards
 supervisor.doctor.stack   shell  client config control doctor.facts doctor.processes doctor.sessions
                                  errors kernel logs look.health observe orphans probe
-                                 telemetry.holders telemetry.mode
+                                 telemetry.holders telemetry.mode telemetry.processes
 supervisor.follow         shell  logs telemetry.plain
 supervisor.handover       shell  client config.diff config.documents control errors
 supervisor.report         shell  client control orphans
@@ -167,9 +170,9 @@ supervisor.verify.evidence  pure   verify.checks verify.render
 supervisor.verify.ask     shell  verify.snapshot
 supervisor.verify.measure shell  scrape_config verify.ask verify.checks verify.snapshot
 supervisor.verify.gather  shell  supervisor observe verify.evidence telemetry.masking
-supervisor.cli.verify     shell  cli.options config.flags errors observe report scrape_config
+supervisor.cli.verify     shell  cli.options config.flags errors report scrape_config
                                  verify.checks verify.evidence verify.gather verify.measure
-                                 verify.render telemetry.mode
+                                 verify.render telemetry.mode telemetry.processes
 supervisor.cli.entry      shell  cli.doctor cli.drift cli.init cli.logs cli.outcome cli.reload
                                  cli.scrape_config cli.start cli.status cli.stop cli.verify
                                  supervisor

@@ -36,7 +36,6 @@ class Scene:
             find_crew=Crew,
             find_planned=dict,
             find_health=lambda: self.health,
-            find_config_files=tuple,
             find_outdated=tuple,
             note_change=self._note,
         )

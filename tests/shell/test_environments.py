@@ -13,8 +13,8 @@ import pytest
 
 from supervisor.drift.facts import SessionPlan
 from supervisor.look.processes import ENVIRONMENT_LOOKS_APART, Crew, Member, ProcessLooker
-from supervisor.observe import read_environment
 from telemetry.mode import MODE_VARIABLE
+from telemetry.processes import read_environment
 from waiting import wait_for
 
 if TYPE_CHECKING:

@@ -151,6 +151,21 @@ def test_who_listens_where_is_found_and_by_which_socket() -> None:
     assert name not in kernel.list_listening()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="there is one way to ask")
+@pytest.mark.parametrize("address", [("127.0.0.1", 0), ("0.0.0.0", 0), ("::1", 0), ("::", 0)])
+def test_a_kernel_without_sock_diag_tells_the_same(address: tuple[str, int]) -> None:
+    from supervisor.kernel.listening import ask_kernel, read_proc
+
+    family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    try:
+        server = socket.create_server(address, family=family)
+    except OSError as error:
+        pytest.skip(f"no {address[0]} here: {error}")
+    with server:
+        inode, wanted = str(os.fstat(server.fileno()).st_ino), server.getsockname()[:2]
+        assert ask_kernel()[inode] == read_proc()[inode] == wanted
+
+
 def test_the_open_files_of_a_process_are_listed_removed_ones_too(tmp_path: Path) -> None:
     path = tmp_path / "counter_1.db"
     with path.open("w") as file:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from telemetry.processes import holds, is_alive, read_identity
+from telemetry.processes import holds, is_alive, read_environment, read_identity
 from waiting import wait_for
 
 if TYPE_CHECKING:
@@ -160,3 +160,13 @@ def test_an_identity_is_one_word_and_nobody_elses(
         process.kill()
     process.wait()
     wait_for(partial(lambda pid: read_identity(pid) is None, process.pid))
+
+
+def test_the_environment_of_a_process_is_what_it_was_given() -> None:
+    given = {"PLAIN": "a=b", "EMPTY": "", "ODD": "\udcff"}
+    with subprocess.Popen(["sleep", "600"], env=given) as process:
+        try:
+            wait_for(lambda: read_environment(process.pid) == given, what="its environment")
+        finally:
+            process.kill()
+    assert read_environment(process.pid) == {}
