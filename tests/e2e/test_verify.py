@@ -61,7 +61,7 @@ class Rig:
         return done.stdout
 
     def wait_for_health(self, job: str, health: str) -> None:
-        wait_for(lambda: self.prometheus.health().get(job) == health, timeout_seconds=20)
+        wait_for(lambda: self.prometheus.health().get(job) == health, timeout_seconds=60)
 
 
 @pytest.fixture(scope="module")
