@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from supervisor import client, launch
+from supervisor import client
 from supervisor.control import Request
 from supervisor.errors import PtsupError
 from supervisor.follow import Follow
@@ -34,6 +34,8 @@ FOOTER_SECONDS: Final = 1.0
 
 def run(loop: Loop, sessions: Sequence[Admitted]) -> int:
     """Be the supervisor, and show what its sessions say; give back the exit code."""
+    from supervisor import launch  # noqa: PLC0415 - a client needs nothing of a supervisor
+
     follow = Follow(
         find_names=lambda: loop.fleet.sessions,
         find_log=loop.run_dir.log,
