@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -15,8 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from supervisor import client
+from supervisor.control import Request
+from supervisor.errors import NothingRunsError, PtsupError
+from supervisor.report import read_report
+from supervisor.rundir import RunDir
 from telemetry.processes import is_alive
 from waiting import wait_for
 
@@ -96,8 +103,16 @@ class Stack:
         )
 
     def status(self, *, code: int = 0) -> dict[str, Any]:
-        """Read the status document."""
-        document: dict[str, Any] = json.loads(self.run("status", "--json", code=code).stdout)
+        """Read the status document.
+
+        Of a living supervisor as `ptsup status --json` does, but without a process for each look.
+        """
+        document: dict[str, Any]
+        if code or self.bin != BIN:
+            document = json.loads(self.run("status", "--json", code=code).stdout)
+            return document
+        document, answered = read_report(RunDir(self.run_dir))
+        assert answered, document
         return document
 
     def session(self, name: str) -> dict[str, Any]:
@@ -201,14 +216,31 @@ class Stack:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("0.0.0.0", self.port))
-        self.run("status", code=3)
+        if self.bin != BIN:
+            self.run("status", code=3)
+        else:
+            with pytest.raises(NothingRunsError):
+                read_report(RunDir(self.run_dir))
 
     def close(self) -> None:
         """End the stack, by pid where it does not end itself."""
-        if self.run_dir.exists():
-            self.run("stop", "--timeout", "2", code=None)
+        # After a stop there are logs alone.
+        if any(path.name != "logs" for path in self.run_dir.glob("*")):
+            self._stop()
         for process in self.processes():
             process.kill()
+
+    def _stop(self) -> None:
+        """Stop as `ptsup stop` does; the command itself where no supervisor answers."""
+        run_dir = RunDir(self.run_dir)
+        connection, own = client.connect(run_dir), run_dir.read_own()
+        if connection is None:
+            self.run("stop", "--timeout", "2", code=None)
+            return
+        request = Request("stop", {"timeout_seconds": 2, "drain_seconds": 0, "keep_shards": False})
+        with contextlib.suppress(PtsupError):  # it is ended below
+            client.ask(connection, request, 60)
+            client.wait_until_gone(own.get("pid", -1), own.get("identity"), 10)
 
 
 def child(name: str, *arguments: str) -> str:

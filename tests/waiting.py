@@ -12,14 +12,20 @@ T = TypeVar("T")
 
 
 def wait_for(condition: Callable[[], T], *, timeout_seconds: float = 10, what: str = "") -> T:
-    """Call `condition` until it is truthy, and give that value back; fail at the deadline."""
+    """Call `condition` until it is truthy, and give that value back; fail at the deadline.
+
+    Between two calls it rests as long as a call took: whoever asks by a process of its own leaves
+    room for those it waits for.
+    """
     deadline = time.monotonic() + timeout_seconds
     while True:
+        began = time.monotonic()
         value = condition()
         if value:
             return value
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             raise AssertionError(
                 f"waited {timeout_seconds} s in vain for {what or condition}; last: {value!r}"
             )
-        time.sleep(0.01)
+        time.sleep(min(max(now - began, 0.01), 0.25))

@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import venv
 import zipfile
 from dataclasses import dataclass, field
@@ -115,14 +114,17 @@ class Patient:
         return [fields[1] for fields in lines if fields[0] == "NEXT"]
 
     def wait_for_failures(self, causes: set[str]) -> list[list[str]]:
-        deadline = time.monotonic() + 25
-        while True:
-            lines = self.ask()
-            found = {fields[1] for fields in lines if fields[0] == "FAIL"}
-            if found == causes:
-                return lines
-            assert time.monotonic() < deadline, (causes, lines)
-            time.sleep(0.2)
+        lines: list[list[str]] = []
+
+        def found_them() -> bool:
+            lines[:] = self.ask()
+            return {fields[1] for fields in lines if fields[0] == "FAIL"} == causes
+
+        try:
+            wait_for(found_them, timeout_seconds=25)
+        except AssertionError:
+            pytest.fail(f"waited for {causes}, found {lines}")
+        return lines
 
     def follow(self, steps: list[str], **changes: Callable[[], None]) -> None:
         """Run what the steps say, and make the changes they ask for, in their order."""
