@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+# One wheel for all, in one worker.
+pytestmark = pytest.mark.xdist_group("wheel")
+
 PIP = ["-m", "pip", "--quiet", "--disable-pip-version-check"]
 
 
@@ -31,9 +34,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def stack(wheel: Path, tmp_path: Path) -> Iterator[Stack]:
     environment = tmp_path / "environment"
-    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    # Without a pip of its own, whose installation takes longer than all the rest.
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
     bin_ = environment / "bin"
-    subprocess.run([str(bin_ / "python"), *PIP, "install", str(wheel)], check=True)
+    install = ["--python", str(bin_ / "python"), "install", str(wheel)]
+    subprocess.run([sys.executable, *PIP, *install], check=True)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     path = f"{bin_}{os.pathsep}{os.environ['PATH']}"
