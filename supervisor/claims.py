@@ -58,7 +58,8 @@ class Claims:
     async def _sweep(self) -> None:
         unowned = await asyncio.to_thread(_find_unowned, self.directory, self.find_own())
         self._number = complete_claims(self.directory, self._number).number
-        self._forget(self.failed.keys() - unowned - self.find_own())
+        if self.failed:
+            self._forget(self.failed.keys() - unowned - self.find_own())
         for pid in sorted(unowned):
             if pid not in self.find_own():  # it may have been given to a child of ours by now
                 self._claim(f"pid {pid}", pid, pinned=False, orphan=True)

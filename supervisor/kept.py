@@ -71,7 +71,7 @@ class Kept:
                 break
             self._answer += received
             self.ended = not received
-            found = parse_answer(bytes(self._answer), ended=self.ended)
+            found = parse_answer(self._answer, ended=self.ended)
         return found
 
     def close(self) -> None:
@@ -79,7 +79,7 @@ class Kept:
         self._connection.close()
 
 
-def parse_answer(answer: bytes, *, ended: bool) -> dict[str, Any] | None:
+def parse_answer(answer: bytes | bytearray, *, ended: bool) -> dict[str, Any] | None:
     """Read the JSON document of a whole answer; None while it is not whole.
 
     Raises ValueError for any other answer, EOFError for one that will never be whole.
@@ -96,6 +96,6 @@ def parse_answer(answer: bytes, *, ended: bool) -> dict[str, Any] | None:
     return document
 
 
-def _find_length(head: bytes) -> int | None:
+def _find_length(head: bytes | bytearray) -> int | None:
     _, found, rest = head.lower().partition(b"\r\ncontent-length:")
     return int(rest.partition(b"\r\n")[0]) if found else None

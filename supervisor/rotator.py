@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -138,14 +139,14 @@ class Rotator:
 
     def _measure(self, name: str, seen: _Log) -> bool:
         """Measure how long a log is and how fast it grows; whether it has changed."""
-        path = self.directory / f"{name}.log"
         now = time.monotonic()
         try:
-            size = path.stat().st_size
+            # No Path for each: many logs are looked at in every second in which one is written to.
+            size = os.stat(f"{self.directory}/{name}.log").st_size  # noqa: PTH116
         except OSError:
             if name in self.find_writing():  # who lives was started with a log
                 reason = "it was removed; what is still written to it is lost"
-                self._fail(name, path, Obstacle.REMOVED, reason)
+                self._fail(name, self.directory / f"{name}.log", Obstacle.REMOVED, reason)
             else:
                 self._succeed(name)
             seen.front, seen.size = 0, -1

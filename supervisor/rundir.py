@@ -43,10 +43,16 @@ class RunDir:
     """An absolute path and, once taken, the lock on it."""
 
     path: Path
+    logs: Path = field(init=False)  # the directory of the log files
+    states: Path = field(init=False)  # that of the journal, our own record and the locks of spawns
     _lock: int | None = None
     _journal_limit: int = _JOURNAL_GROWS_BYTES
     _journal_mark: tuple[int, int, int] = (0, 0, 0)
     _journal_read: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Name what is in it."""
+        self.logs, self.states = self.path / "logs", self.path / "state"
 
     # -- Making and locking -----------------------------------------------------------------
 
@@ -109,16 +115,6 @@ class RunDir:
 
     # -- Places -----------------------------------------------------------------------------
 
-    @property
-    def logs(self) -> Path:
-        """The directory of the log files."""
-        return self.path / "logs"
-
-    @property
-    def states(self) -> Path:
-        """The directory of the journal, our own record and the locks of spawns."""
-        return self.path / "state"
-
     def log(self, name: str) -> Path:
         """The log of one process."""
         return self.logs / f"{name}.log"
@@ -175,8 +171,12 @@ class RunDir:
         A former one of that name goes: who may still hold it is of another life.
         """
         path = self._place_lock(name, incarnation)
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            descriptor = os.open(path, flags, 0o600)
+        except FileExistsError:
+            path.unlink(missing_ok=True)
+            descriptor = os.open(path, flags, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return descriptor
 
