@@ -7,6 +7,7 @@ stranger that became our child. SIGCHLD is only a hint to look, the peek is the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import time
@@ -64,7 +65,12 @@ class Deaths:
         return bool(self._dead or self._settling or self._strangers)
 
     def doubt(self) -> None:
-        """Look at each child the next time: somebody else may have reaped it."""
+        """Look at each child the next time if one is missing: somebody else has reaped it."""
+        children = self.children.present.values()
+        own = {child.pid for child in children if not isinstance(child, Adoptee)}
+        with contextlib.suppress(OSError):  # out of descriptors: look at each
+            if own <= kernel.find_children():
+                return
         self._doubted = True
         self.hint()
 
