@@ -154,7 +154,7 @@ def running_circus(directory: Path, command: str, told: Path, count: int) -> Ite
     config = directory / "circus.ini"
     config.write_text(
         f"[circus]\nendpoint=ipc://{directory}/e\npubsub_endpoint=ipc://{directory}/p\n"
-        f"[watcher:s]\ncmd={command}\nnumprocs={count}\nwarmup_delay=0\n"
+        f"[watcher:s]\ncmd={command}\nnumprocesses={count}\nwarmup_delay=0\n"
     )
     with _running([program, str(config)], directory, told, signal.SIGTERM) as running:
         yield running
