@@ -28,8 +28,7 @@ class Kept:
     async def open(cls, host: str, port: int, path: str) -> Kept:
         """Connect, and ask for `path`; raises OSError."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        connection = socket.socket(family, socket.SOCK_STREAM)
-        connection.setblocking(False)  # noqa: FBT003 - as everywhere
+        connection = _make_socket(family)
         try:
             await asyncio.get_running_loop().sock_connect(connection, (host, port))
             kept = cls(connection, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
@@ -46,8 +45,7 @@ class Kept:
         """
         family, address = self._connection.family, self._connection.getpeername()
         self.close()
-        self._connection = socket.socket(family, socket.SOCK_STREAM)
-        self._connection.setblocking(False)  # noqa: FBT003 - as everywhere
+        self._connection = _make_socket(family)
         with contextlib.suppress(BlockingIOError):  # then it cannot be asked on, either
             self._connection.connect(address)
         self.ended = False
@@ -77,6 +75,12 @@ class Kept:
     def close(self) -> None:
         """Hang up."""
         self._connection.close()
+
+
+def _make_socket(family: int) -> socket.socket:
+    made = socket.socket(family, socket.SOCK_STREAM)
+    made.setblocking(False)  # noqa: FBT003 - as everywhere
+    return made
 
 
 def parse_answer(answer: bytes | bytearray, *, ended: bool) -> dict[str, Any] | None:

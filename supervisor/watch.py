@@ -93,7 +93,7 @@ class Watch:
         try:
             self._notify = RustNotify(paths, False, False, 0, False, True)  # noqa: FBT003  its own way
         except UnicodeError:
-            self._complain("it knows no path that is no text")
+            self._complain("not every path is UTF-8")
         except (OSError, RuntimeError) as error:
             self._complain(str(error))
         else:

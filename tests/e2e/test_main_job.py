@@ -47,6 +47,7 @@ def test_two_sessions_are_scraped_and_stop_leaves_nothing_twice_over(stack: Stac
         wait_for(lambda: {name for name, _ in stack.samples()} >= FAMILIES, what="every family")
         stack.run("stop")
         stack.assert_nothing_left()
+        stack.run("status", code=3)
         assert " WARNING " not in stack.read_log("supervisor")
 
 

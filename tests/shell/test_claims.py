@@ -13,6 +13,7 @@ import pytest
 
 from supervisor import claims as room
 from supervisor.claims import Claims, bury
+from supervisor.drift.facts import FailedClaim
 from supervisor.observe import count_shards
 from telemetry.claim import find_unowned
 from telemetry.shards import RETIRED, list_shards
@@ -200,9 +201,9 @@ def test_a_sweep_that_fails_is_told_and_the_next_one_does_it(
     assert flat(directory) == set()
 
 
-@pytest.mark.parametrize("times", range(2))
+@pytest.mark.parametrize(("failed", "times"), [(False, 0), (False, 1), (True, 2)])
 def test_a_sweep_that_cannot_list_our_children_ends_nothing(
-    directory: Path, scene: Scene, times: int
+    directory: Path, scene: Scene, *, failed: bool, times: int
 ) -> None:
     write(directory, DEAD)
     answers = iter([set[int]()] * times)
@@ -213,6 +214,8 @@ def test_a_sweep_that_cannot_list_our_children_ends_nothing(
         except StopIteration:
             raise OSError(24, "Too many open files") from None
 
+    if failed:  # with a claim to be forgotten it asks once more
+        scene.claims.failed[OTHER] = FailedClaim("an orphan", "mended", 0.0, 30.0)
     scene.claims.find_own = find_own
     scene.sweep()
     assert [found.reason for found in scene.claims.failed.values()] == ["Too many open files"]
