@@ -73,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The library reads these at its import, and would make shards of metricsd's own metrics.
     for name in mode.LIBRARY_DIR_VARIABLES:
         os.environ.pop(name, None)
+    # numpy's import would start a thread for every core, each of which spins for a while in want
+    # of work; and a scrape has none for them.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         _serve(parse_options(sys.argv[1:] if arguments is None else arguments, os.environ))
     except ImportError as error:

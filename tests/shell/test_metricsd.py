@@ -154,6 +154,17 @@ def test_it_listens_on_the_given_host_only(start: Start) -> None:
     assert listening == [("127.0.0.1", metricsd.port)]
 
 
+def test_no_thread_of_numpys_spins_in_it(start: Start) -> None:
+    counts = []
+    plain = {k: v for k, v in clean_environ().items() if k != "OPENBLAS_NUM_THREADS"}
+    for env in (plain, plain | {"OPENBLAS_NUM_THREADS": "1"}):
+        metricsd = start(env=env)
+        metricsd.scrape()
+        counts.append(psutil.Process(metricsd.process.pid).num_threads())
+        metricsd.end()
+    assert counts[0] == counts[1]
+
+
 def test_options_come_from_the_environment(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
