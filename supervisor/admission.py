@@ -26,10 +26,11 @@ from supervisor.gates.refusal import FILE_LIMIT_BYTES
 from supervisor.spawn import check_command, check_limits
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from supervisor.config import SessionSpec
     from supervisor.gates import Refusal
+    from supervisor.gates.files import ConfigName
 
 # Where the interpreter lives that ptsup is installed in.
 OWN_BIN: Final = str(Path(sys.executable).parent)
@@ -38,16 +39,23 @@ _ABSENT: Final = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
 @dataclass(frozen=True, slots=True)
+class Passed:
+    """How a session's command and environment, which never change, passed the gates."""
+
+    denied: tuple[str, ...]  # under this list
+    configs: tuple[ConfigName, ...]  # naming these files, which do change
+
+
+@dataclass(frozen=True, slots=True)
 class Admitted:
-    """A session that may be spawned, and the environment it inherits."""
+    """A session that may be spawned, and the environment it inherits (shared, never changed)."""
 
     spec: SessionSpec
     inherited: Mapping[str, str]
     missing: tuple[str, ...] = ()  # what of it nobody could tell us after a crash
     # The keys by which it is otherwise than what it was spawned by, if it runs from before a crash.
     outdated: tuple[str, ...] = ()
-    # The list under which its command and environment, which never change, passed the gates.
-    passed: tuple[str, ...] | None = None
+    passed: Passed | None = None
 
     @property
     def stripped(self) -> tuple[str, ...]:
@@ -79,7 +87,7 @@ def find_gate_refusal(
 ) -> Refusal | None:
     """Find what forbids a session: in its environment, its words, the files these name."""
     refusal = find_refusal(spec.command, inherited=inherited, configured=spec.env, denied=denied)
-    return refusal or _find_refusal_in_files(spec, inherited, denied)
+    return refusal or _find_refusal_in_files(spec, _find_configs(spec, inherited), denied)
 
 
 def check_gates_again(member: Admitted, denied: Collection[str]) -> None:
@@ -87,17 +95,20 @@ def check_gates_again(member: Admitted, denied: Collection[str]) -> None:
 
     The files it names are read each time; its words and variables count as they were judged.
     """
-    spec, inherited = member.spec, member.inherited
-    if member.passed != tuple(denied):
-        check_gates(spec, inherited, denied)
-    elif (refusal := _find_refusal_in_files(spec, inherited, denied)) is not None:
+    spec, passed = member.spec, member.passed
+    if passed is None or passed.denied != tuple(denied):
+        check_gates(spec, member.inherited, denied)
+    elif (refusal := _find_refusal_in_files(spec, passed.configs, denied)) is not None:
         raise GateError(f"cannot start {spec.name}: {refusal.message}", refusal.hint)
 
 
+def _find_configs(spec: SessionSpec, inherited: Mapping[str, str]) -> tuple[ConfigName, ...]:
+    return find_config_names(spec.command, inherited=inherited, configured=spec.env)
+
+
 def _find_refusal_in_files(
-    spec: SessionSpec, inherited: Mapping[str, str], denied: Collection[str]
+    spec: SessionSpec, configs: Sequence[ConfigName], denied: Collection[str]
 ) -> Refusal | None:
-    configs = find_config_names(spec.command, inherited=inherited, configured=spec.env)
     left = FILE_LIMIT_BYTES
     for number, config in enumerate(configs):
         try:
@@ -163,9 +174,13 @@ def admit(
     multiproc_dir: Path,
     denied: Collection[str] = (),
 ) -> Admitted:
-    """Let a session in; raises GateError or UsageError. `denied` extends the list of NO-LIVE."""
+    """Let a session in; raises GateError or UsageError. `denied` extends the list of NO-LIVE.
+
+    What it inherits is kept as it is: many share it.
+    """
     check_gates(spec, inherited, denied)
-    admitted = Admitted(spec, dict(inherited), passed=tuple(denied))
+    passed = Passed(tuple(denied), _find_configs(spec, inherited))
+    admitted = Admitted(spec, inherited, passed=passed)
     try:
         check_limits(spec.limits)
         check_command(spec.command, spec.cwd, admitted.build_environment(multiproc_dir, ""))

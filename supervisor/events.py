@@ -204,11 +204,18 @@ class Drained:
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """What became of several children at once: as if each of it had been told in turn."""
+
+    events: tuple[ProcessEvent, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed; whose deadline has come is told so."""
 
 
-FleetEvent: TypeAlias = Add | Update | Remove | StopAll | KillAll | Drained | Tick
+FleetEvent: TypeAlias = Add | Update | Remove | StopAll | KillAll | Drained | Batch | Tick
 Event: TypeAlias = ProcessEvent | FleetEvent
 
 

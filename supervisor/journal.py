@@ -61,7 +61,7 @@ class Journal:
             process, former = after.find(name), before.find(name)
             if process is None or process is former:
                 continue
-            if former is None or _is_otherwise(former, process):
+            if former is None or process.state is not former.state or _differs(former, process):
                 self.note(name)
             if former is None or process.state is former.state or not is_news(process):
                 continue
@@ -144,7 +144,7 @@ class Journal:
             ) from None
 
 
-def _is_otherwise(former: Process, process: Process) -> bool:
-    """Whether the next supervisor would have to know of what has changed."""
+def _differs(former: Process, process: Process) -> bool:
+    """Whether the next supervisor would have to know of what has changed in one state."""
     seen = (build_state(each, nonce="", identity=None) for each in (former, process))
     return next(seen) != next(seen)

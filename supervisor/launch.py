@@ -163,10 +163,10 @@ async def _tell_settled(loop: Loop, tell: Callable[[dict[str, Any]], None]) -> N
     await loop.wait_until(lambda: loop.opened)
     try:
         async with asyncio.timeout(WAIT_IN_SILENCE_SECONDS):
-            await loop.wait_until(lambda: not loop.find_unsettled())
+            await loop.wait_until(lambda: loop.settled)
     except TimeoutError:
         tell({"waiting": loop.find_unsettled()})
-        await loop.wait_until(lambda: not loop.find_unsettled())
+        await loop.wait_until(lambda: loop.settled)
     tell(build_report(loop))
 
 

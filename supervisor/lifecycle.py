@@ -185,18 +185,26 @@ def _retry(process: Process, _event: DeadlinePassed, now: float) -> Decision:
 
 
 def _note_spawned(process: Process, event: Spawned, now: float) -> Decision:
-    after = replace(process, pid=event.pid, started_at=now)
     if process.policy.start_timeout_seconds:
-        return after, ()
-    return _run(after, now)
+        return replace(process, pid=event.pid, started_at=now), ()
+    return _run(process, event.pid, now, now)
 
 
 def _note_ready(process: Process, _event: Ready, now: float) -> Decision:
-    return _run(process, now)
+    return _run(process, process.pid, process.started_at, now)
 
 
-def _run(process: Process, now: float) -> Decision:
-    return replace(process, state=State.RUNNING, deadline=None, ready_at=now, late_starts=0), ()
+def _run(process: Process, pid: int | None, started_at: float | None, now: float) -> Decision:
+    running = replace(
+        process,
+        state=State.RUNNING,
+        pid=pid,
+        started_at=started_at,
+        deadline=None,
+        ready_at=now,
+        late_starts=0,
+    )
+    return running, ()
 
 
 def _adopt(process: Process, event: Adopted, now: float) -> Decision:

@@ -27,6 +27,7 @@ from supervisor.errors import PtsupError
 from supervisor.events import (
     Action,
     Add,
+    Batch,
     Claim,
     Drain,
     Event,
@@ -39,6 +40,7 @@ from supervisor.events import (
     Restart,
     SignalGroup,
     Spawn,
+    Spawned,
     SpawnFailed,
     Start,
     Tick,
@@ -308,18 +310,21 @@ class Loop:
         """Spawn the next of those whose turn it is, if they are still to be."""
         count = min(SPAWNS_AT_ONCE, len(self._spawns))
         asked = [self._spawns.popleft() for _ in range(count)]
-        found = [(spawn, process) for spawn in asked if (process := self.fleet.find(spawn.name))]
-        wanted = []
-        for spawn, process in found:
-            if process.incarnation == spawn.incarnation and process.target is Target.DOWN:
-                self._take(SpawnFailed(spawn.name, spawn.incarnation, "", final=False))
-            elif process.incarnation == spawn.incarnation:
+        wanted: list[Process] = []
+        told: list[Spawned | SpawnFailed] = []
+        for spawn in asked:
+            process = self.fleet.find(spawn.name)
+            if process is None or process.incarnation != spawn.incarnation:
+                continue
+            if process.target is Target.DOWN:
+                told.append(SpawnFailed(spawn.name, spawn.incarnation, "", final=False))
+            else:
                 wanted.append(process)
-        for event in self.spawner.spawn(wanted):
-            self._look = True  # it may die before its SIGCHLD could mean anything to us
-            self._take(event)
-            if event.name in self.members and self.members[event.name].spec.ready is not None:
-                self.readiness.wake()  # it finds only who was spawned
+        told += self.spawner.spawn(wanted)
+        if told:
+            self._look = True  # one may die before its SIGCHLD could mean anything to us
+            self._take(Batch(tuple(told)))
+            self.readiness.wake()  # it finds only who was spawned
 
     def _find(self, name: str) -> Process | None:
         return self.fleet.find(name)
@@ -426,6 +431,11 @@ class Loop:
         return self.fleet.phase is Phase.SERVING and all(
             is_opened(self.fleet, process) for process in self.fleet.members
         )
+
+    @property
+    def settled(self) -> bool:
+        """Whether everybody is up and ready, or there is nothing to wait for."""
+        return not self._spawns and not self.find_unsettled()
 
     def find_unsettled(self) -> list[str]:
         """Find who is not up and ready yet, but may come to be by itself."""

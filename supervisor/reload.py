@@ -104,8 +104,9 @@ def build_plan(loop: Loop, found: FileConfig) -> Plan:
     check_ports(specs, living, loop.config.port, found.places)
     config = _build_config(loop.config, found)
     check_living(loop, living, config, "reload")
+    inherited = dict(os.environ)
     members = {
-        spec.name: admit(spec, os.environ, config.multiproc_dir, config.denied) for spec in specs
+        spec.name: admit(spec, inherited, config.multiproc_dir, config.denied) for spec in specs
     }
     old = [member.spec for member in loop.members.values() if member.spec.planned]
     difference = diff_specs(old, specs, lambda spec, keys: _amend(loop, spec, keys))

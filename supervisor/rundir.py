@@ -49,6 +49,7 @@ class RunDir:
     _journal_limit: int = _JOURNAL_GROWS_BYTES
     _journal_mark: tuple[int, int, int] = (0, 0, 0)
     _journal_read: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _logs: dict[str, Path] = field(default_factory=dict)  # a Path takes longer to make than to find
 
     def __post_init__(self) -> None:
         """Name what is in it."""
@@ -117,7 +118,9 @@ class RunDir:
 
     def log(self, name: str) -> Path:
         """The log of one process."""
-        return self.logs / f"{name}.log"
+        if name not in self._logs:
+            self._logs[name] = self.logs / f"{name}.log"
+        return self._logs[name]
 
     @property
     def journal(self) -> Path:

@@ -13,6 +13,7 @@ from supervisor.config import METRICSD, METRICSD_POLICY, Role, SessionSpec
 from supervisor.events import (
     Action,
     Add,
+    Batch,
     DeadlinePassed,
     Drain,
     Drained,
@@ -96,8 +97,10 @@ def _take(fleet: Fleet, event: Event, now: float) -> Step:
             return _end(fleet, now) if fleet.phase is Phase.DRAINING else (fleet, ())
         case Tick():
             return _pass_deadlines(fleet, now)
+        case Batch(events):
+            return _route_each(fleet, events, now)
         case _:
-            return _route(fleet, event, now)
+            return _route_each(fleet, [event], now)
 
 
 def _pass_deadlines(fleet: Fleet, now: float) -> Step:
@@ -121,23 +124,22 @@ def _want_up(fleet: Fleet, event: Start | Restart, now: float) -> Step:
     if fleet.phase is Phase.OPENING and event.name != METRICSD and not lives:
         anew = replace(process, state=State.STOPPED, target=Target.UP, deadline=None, reason="")
         return put(fleet, [replace(anew, failures=0, failed_at=())]), ()
-    return _route(fleet, event, now)
+    return _route_each(fleet, [event], now)
 
 
-def _route(fleet: Fleet, event: ProcessEvent, now: float) -> Step:
-    process = fleet.find(event.name)
-    if process is None:
-        return fleet, ()
-    after, actions = decide(process, event, now)
-    return (fleet if after is process else put(fleet, [after])), actions
-
-
-def _route_each(fleet: Fleet, events: Sequence[ProcessEvent], now: float) -> Step:
+def _route_each(fleet: Fleet, events: Iterable[ProcessEvent], now: float) -> Step:
+    """Have each decided in turn; the fleet is put together once, however many they are."""
+    changed: dict[str, Process] = {}
     actions: list[Action] = []
     for event in events:
-        fleet, more = _route(fleet, event, now)
+        process = changed.get(event.name) or fleet.find(event.name)
+        if process is None:
+            continue
+        after, more = decide(process, event, now)
+        if after is not process:
+            changed[event.name] = after
         actions += more
-    return fleet, tuple(actions)
+    return put(fleet, changed.values()), tuple(actions)
 
 
 def _add(fleet: Fleet, specs: Iterable[SessionSpec]) -> Fleet:

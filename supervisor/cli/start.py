@@ -86,7 +86,8 @@ def start(
         raise UsageError("--exit-when-done: there is no session to wait for", "give it one")
     # What one that died here refused besides is refused still.
     denied = config.deny(run_dir.read_own().get("denied", ())).denied
-    sessions = [admit(spec, os.environ, config.multiproc_dir, denied) for spec in config.members]
+    inherited = dict(os.environ)  # once: there may be a thousand of them
+    sessions = [admit(spec, inherited, config.multiproc_dir, denied) for spec in config.members]
     for name in sorted({name for session in sessions for name in session.stripped}):
         click.echo(f"ptsup: {name!a} is left out of the sessions' environment", err=True)
     if alone:
