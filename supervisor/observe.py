@@ -15,7 +15,7 @@ import psutil
 from supervisor.environ import SPAWN_VARIABLE
 from supervisor.status import ShardFacts
 from telemetry.claim import list_unfolded
-from telemetry.processes import holds, is_alive, read_environment
+from telemetry.processes import holds, is_alive, read_environment, read_usage
 from telemetry.shards import RETIRED, list_shards
 
 if TYPE_CHECKING:
@@ -33,16 +33,7 @@ class Usage:
 
 def sample_usage(pids: Iterable[int]) -> dict[int, Usage]:
     """Sample these processes; one that is gone is left out."""
-    found: dict[int, Usage] = {}
-    for pid in pids:
-        try:
-            process = psutil.Process(pid)
-            with process.oneshot():
-                times, memory = process.cpu_times(), process.memory_info()
-        except psutil.Error:
-            continue
-        found[pid] = Usage(times.user + times.system, memory.rss)
-    return found
+    return {pid: Usage(*used) for pid in pids if (used := read_usage(pid)) is not None}
 
 
 def find_spawned(nonces: Collection[str]) -> dict[str, set[int]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.config import METRICSD, SUPERVISOR, Role
@@ -164,7 +165,7 @@ def _build_process(
         "deadline_seconds": (
             None if process.deadline is None else max(0.0, round(process.deadline - now, 3))
         ),
-        "command": mask_secrets(spec.command),
+        "command": list(_mask(spec.command)),
         "log": log,
         "log_start": facts.log_starts.get(process.name, 0),
         "cpu_percent": round(cpu_percent, 1),
@@ -172,6 +173,11 @@ def _build_process(
         "reason": find_reason(fleet, process),
         "last_lines": list(facts.last_lines.get(process.name, ())),
     }
+
+
+@lru_cache(maxsize=4096)  # a command never changes, and a look at all of them takes long
+def _mask(command: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(mask_secrets(command))
 
 
 def describe(fleet: Fleet, process: Process) -> dict[str, Any]:
@@ -291,7 +297,7 @@ def build_origin(role: Role, spec: SessionSpec | None) -> dict[str, Any]:
     """
     return {
         "role": str(role),
-        "command": mask_secrets(spec.command) if spec else [],
+        "command": list(_mask(spec.command)) if spec else [],
         "cwd": str(spec.cwd) if spec else "",
         "variables": sorted(spec.env) if spec else [],
         "planned": spec.planned if spec else False,

@@ -1,4 +1,4 @@
-"""What the system says of a process: who it is, whether it lives, what it was given, what it holds.
+"""What the system says of a process: who it is, whether it lives, what it was given, holds, uses.
 
 It only looks. What may not be seen counts as alive and as held: a shard left where it is for
 too long costs nothing, one taken from a living process costs its counts.
@@ -38,19 +38,22 @@ if sys.platform == "linux":
 
         None when the process is gone, or (hidepid) not ours to see.
         """
+        text = _read(pid, "stat")
+        # The second field is the program's name in parentheses, and may hold anything.
+        return None if text is None else text.rpartition(b")")[2].decode().split()
+
+    def _read(pid: int, name: str) -> bytes | None:
         # Everybody is looked at when somebody dies, so this has to be quick.
         try:
-            descriptor = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return None
         try:
-            text = os.read(descriptor, 4096)  # all of it: some 400 bytes
+            return os.read(descriptor, 4096)  # all of it: some 400 bytes
         except OSError:  # it went in between
             return None
         finally:
             os.close(descriptor)
-        # The second field is the program's name in parentheses, and may hold anything.
-        return text.rpartition(b")")[2].decode().split()
 
     def is_dead(stat: list[str]) -> bool:
         """Whether a stat is a zombie's: every thread of it has ended, not the first one alone."""
@@ -64,6 +67,16 @@ if sys.platform == "linux":
         """
         stat = read_stat(pid)
         return None if stat is None or is_dead(stat) else f"{stat[19]}@{_read_boot()}"
+
+    def read_usage(pid: int) -> tuple[float, int] | None:
+        """Read what a process used: CPU seconds since its start, bytes of memory now."""
+        stat, sizes = read_stat(pid), _read(pid, "statm")
+        if stat is None or sizes is None:
+            return None
+        ticks = int(stat[11]) + int(stat[12])
+        # The stat has the memory, too, but not exactly (proc(5)).
+        pages = int(sizes.split()[1])
+        return ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE")
 
     def read_environment(pid: int) -> dict[str, str]:
         """Read the environment a process had at its start; nothing when it may not be seen."""
@@ -140,6 +153,17 @@ else:
         """
         state, *started = _ask("/bin/ps", "-o", "stat=,lstart=", "-p", str(pid)).split() or ["Z"]
         return None if state.startswith("Z") else f"{'_'.join(started)}@{_read_boot()}"
+
+    def read_usage(pid: int) -> tuple[float, int] | None:
+        """Read what a process used: CPU seconds since its start, bytes of memory now."""
+        import psutil  # noqa: PLC0415 - Linux needs none
+
+        try:
+            process = psutil.Process(pid)
+            times, memory = process.cpu_times(), process.memory_info()
+        except psutil.Error:
+            return None
+        return times.user + times.system, memory.rss
 
     def read_environment(pid: int) -> dict[str, str]:
         """Read the environment a process had at its start; nothing when it may not be seen."""

@@ -293,6 +293,7 @@ PURE_LIBRARY: Final = """
 # And the few names of other modules: numbers, strings, what is pure and happens to live there.
 PURE_NAMES: Final = {
     ("supervisor.gates", "functools"): {"lru_cache"},
+    ("supervisor.status", "functools"): {"lru_cache"},
     ("supervisor.config.documents", "pathlib"): {"Path"},
     ("supervisor.config.marks", "posixpath"): {"normpath"},
     ("supervisor.config.flags", "pathlib"): {"Path", "PurePath"},

@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
-from telemetry.processes import holds, is_alive, read_environment, read_identity
+from telemetry.processes import holds, is_alive, read_environment, read_identity, read_usage
 from waiting import wait_for
 
 if TYPE_CHECKING:
@@ -170,3 +171,25 @@ def test_the_environment_of_a_process_is_what_it_was_given() -> None:
         finally:
             process.kill()
     assert read_environment(process.pid) == {}
+
+
+WORKS = (
+    "import sys, time; held = bytearray(b'x' * (1 << 24))\n"
+    "while time.process_time() < 0.2: pass\n"
+    "print('held', flush=True); sys.stdin.read()"
+)
+
+
+def test_what_a_process_used_is_as_the_system_tells_it(
+    start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    process = start(WORKS, tmp_path / "nothing")
+    used = read_usage(process.pid)
+    assert used is not None
+    other = psutil.Process(process.pid)
+    times = other.cpu_times()
+    assert 0.1 <= used[0] <= times.user + times.system
+    assert used[1] == pytest.approx(other.memory_info().rss, rel=0.01)
+    process.kill()
+    process.wait()
+    assert read_usage(process.pid) is None
