@@ -19,7 +19,6 @@ from supervisor import client
 from supervisor.control import Request
 from supervisor.errors import PtsupError
 from supervisor.follow import Follow
-from supervisor.status import find_stopping, render_stopping
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,6 +34,7 @@ FOOTER_SECONDS: Final = 1.0
 def run(loop: Loop, sessions: Sequence[Admitted]) -> int:
     """Be the supervisor, and show what its sessions say; give back the exit code."""
     from supervisor import launch  # noqa: PLC0415 - a client needs nothing of a supervisor
+    from supervisor.status import render_stopping  # noqa: PLC0415 - launch has it already
 
     follow = Follow(
         find_names=lambda: loop.fleet.sessions,
@@ -91,6 +91,9 @@ class _Stopping:
     asked_at: float = -math.inf
 
     def render(self) -> str:
+        # Only a terminal asks for it, and it brings the whole of the core.
+        from supervisor.status import find_stopping, render_stopping  # noqa: PLC0415
+
         now = time.monotonic()
         if now - self.asked_at >= FOOTER_SECONDS:
             self.asked_at = now

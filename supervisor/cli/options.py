@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from supervisor.config import DEFAULT_FILE, DEFAULT_RUN_DIR, RUN_DIR_VARIABLE, Config
-from supervisor.config.flags import Fallback, Flags, build_config
-from supervisor.config.toml import FileConfig
-from supervisor.config_file import read_config_file
+from supervisor.config import DEFAULT_FILE, DEFAULT_RUN_DIR, RUN_DIR_VARIABLE
 from supervisor.errors import UsageError
 from supervisor.rundir import RunDir
-from telemetry.mode import parse_multiproc_dir, parse_port
+
+if TYPE_CHECKING:
+    from supervisor.config import Config
+    from supervisor.config.flags import Flags
 
 
 class Number(click.ParamType[Any]):
@@ -82,6 +82,12 @@ def read_config(file: str | None, flags: Flags, taken: frozenset[str]) -> Config
 
     `taken` are names that sessions have already. Raises UsageError.
     """
+    # Most commands ask a supervisor, and read no configuration.
+    from supervisor.config.flags import Fallback, build_config
+    from supervisor.config.toml import FileConfig
+    from supervisor.config_file import read_config_file
+    from telemetry.mode import parse_multiproc_dir, parse_port
+
     cwd = Path.cwd()
     try:
         fallback = Fallback(
