@@ -105,6 +105,8 @@ class Server:
             await _send(writer, render_error(PtsupError("the request is too long")))
         except (OSError, TimeoutError):
             pass
+        except asyncio.CancelledError:
+            pass  # the supervisor ends; Python 3.12's streams would log it as an error of theirs
         finally:
             if writer not in self._finishing:
                 writer.close()

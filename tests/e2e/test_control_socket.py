@@ -73,6 +73,15 @@ def test_silent_and_half_clients_hold_up_nobody(stack: Stack) -> None:
             client.close()
 
 
+def test_a_client_that_is_still_there_at_the_end_is_no_error(stack: Stack) -> None:
+    stack.start()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(stack.run_dir / "control.sock"))
+        connection.sendall(b'{"v": 1')
+        stack.run("stop")
+    assert "Error" not in stack.read_log("supervisor")
+
+
 def test_it_is_its_owners_alone(stack: Stack) -> None:
     stack.start()
     assert stat.S_IMODE((stack.run_dir / "control.sock").stat().st_mode) == 0o600
