@@ -16,12 +16,15 @@ from core.plays import Child, Kernel, parse_event, render_action
 from supervisor.config import METRICSD, Policy, RestartWhen, Role, SessionSpec
 from supervisor.events import (
     Add,
+    Batch,
     Drained,
     Event,
     Exited,
     KillAll,
     Remove,
     Restart,
+    Spawned,
+    SpawnFailed,
     Stop,
     StopAll,
     Tick,
@@ -1029,3 +1032,28 @@ def test_no_event_of_every_turn_looks_at_everybody() -> None:
         step(fleet, event, 1.0)
         assert fleet.deadline is None
     assert Counted.looks == 0
+
+
+def test_a_batch_does_what_each_of_its_events_would_have_done_in_turn() -> None:
+    fleet = build_fleet(build_specs(["a", "b", "c", "d"]), exit_when_done=False)
+    for line in ("start metricsd", "spawned metricsd", "ready metricsd"):
+        word, name = line.split()
+        fleet, _ = step(fleet, parse_event(word, name, fleet.metricsd.incarnation), 0.0)
+    fleet, _ = step(fleet, Stop("c"), 0.0)  # it hears of that when it is there
+    news: tuple[ProcessEvent, ...] = (
+        Spawned("a", 1, 7),
+        SpawnFailed("b", 1, "no such program", final=True),
+        Spawned("c", 1, 8),
+        Stop("a"),  # the second of one child
+        Spawned("d", 2, 9),  # another incarnation
+        Spawned("nobody", 1, 10),
+    )
+    at_once, together = step(fleet, Batch(news), 1.0)
+    one_by_one: list[object] = []
+    for event in news:
+        fleet, actions = step(fleet, event, 1.0)
+        one_by_one += actions
+    assert at_once == fleet
+    assert list(together) == one_by_one
+    assert [render_action(action) for action in together] == ["TERM", "TERM"]
+    assert set(at_once.touched) == {"a", "b", "c"}
