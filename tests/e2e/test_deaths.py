@@ -101,7 +101,10 @@ def test_a_claim_that_fails_gives_the_pid_back_and_is_told_until_it_is_made_up_f
     wait_for(lambda: not stack.status()["drift"], timeout_seconds=17, what="the next sweep")
     assert not shard.exists()
     assert stack.counters()[BLOCKS] == 5
-    assert find_value(stack.scrape(), "ptsup_drift_findings", kind="claim-failed") == 0
+    wait_for(  # status knows it first
+        lambda: find_value(stack.scrape(), "ptsup_drift_findings", kind="claim-failed") == 0,
+        what="the finding off the page",
+    )
 
 
 @LINUX_ONLY
