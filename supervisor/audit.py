@@ -100,6 +100,7 @@ class Audit:
     _looked_at: float = -math.inf
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _known: tuple[object, ...] = ()
+    _health: Mapping[str, Any] | None = None  # that which was reviewed last
     _memory: Memory = field(default_factory=Memory)
     _expires_at: float = math.inf
     _failed: str = ""
@@ -128,15 +129,20 @@ class Audit:
 
     def _begin_turn(self) -> Coroutine[Any, Any, None] | None:
         touched = self._take_touched()
-        self._blind = self._blind or touched is None
-        self._touched |= {path.rpartition("/")[2] for path in touched or ()}
+        if touched is None:
+            self._blind = True
+        elif touched:
+            self._touched |= {path.rpartition("/")[2] for path in touched}
         if self._looking.locked():
             return None  # the disk is slow; what was touched is looked at after this look
+        now = time.monotonic()
         # Half a second early is nearer than half a second late.
-        due = time.monotonic() - self._looked_at >= self.settings.interval_seconds - 0.5
+        due = now - self._looked_at >= self.settings.interval_seconds - 0.5
         if due or self._blind or self._touched:
             return self._do(self.look if due else self._look_at_files)
-        self.review()
+        # Of all other news the publisher is told, and asks: see `collect`.
+        if now >= self._expires_at or self.find_health() is not self._health:
+            self.review()
         return None
 
     async def _do(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -226,7 +232,7 @@ class Audit:
     def review(self) -> None:
         """Find the drift in what is known, if there is news; tell what appeared and cleared."""
         now = time.monotonic()
-        health = self.find_health()
+        health = self._health = self.find_health()
         noted = Noted(
             failed_claims=tuple(self.claims.failed.values()),
             orphans=(*self.inherited.orphans, *self.claims.orphans),

@@ -1,6 +1,7 @@
 """A connection on which a question is asked at one beat, and its answer read at the next.
 
-So an answer wakes nobody up: who is awake for the next question finds it there.
+So an answer wakes nobody up: who is awake for the next question finds it there. And one that
+says, by its ETag (RFC 9110), that it is the last one over again is not read any further.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ import asyncio
 import contextlib
 import json
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 _BLOCK: Final = 1 << 13
+# Of a document: it is one line, so nothing shorter ends with them.
+_LAST_BYTES: Final = b"}\n"
 
 
 @dataclass(slots=True)
@@ -21,7 +24,9 @@ class Kept:
 
     _connection: socket.socket
     _request: bytes
-    _answer: bytearray = field(default_factory=bytearray)
+    _answer: bytes = b""
+    _document: dict[str, Any] | None = None
+    _tag: bytes = b""  # the header that stands for this document; empty where there is none
     ended: bool = False  # the other end has hung up
 
     @classmethod
@@ -53,24 +58,29 @@ class Kept:
 
     def ask(self) -> None:
         """Ask again; raises OSError."""
-        self._answer.clear()
+        self._answer = b""
         self._connection.send(self._request)
 
     def read(self) -> dict[str, Any] | None:
         """Read the answer, a JSON document; None when not all of it is there yet.
 
+        The very same document as the last time when nothing in it has changed but ages.
         Raises OSError or ValueError for any other answer, or when there will be none.
         """
-        found = None
-        while found is None and not self.ended:
+        while not self.ended:
             try:
                 received = self._connection.recv(_BLOCK)
             except BlockingIOError:
-                break
+                return None
             self._answer += received
             self.ended = not received
-            found = parse_answer(self._answer, ended=self.ended)
-        return found
+            if self._tag and self._tag in self._answer and self._answer.endswith(_LAST_BYTES):
+                return self._document
+            document = parse_answer(self._answer, ended=self.ended)
+            if document is not None:
+                self._document, self._tag = document, _find_tag(self._answer)
+                return document
+        return None
 
     def close(self) -> None:
         """Hang up."""
@@ -83,7 +93,7 @@ def _make_socket(family: int) -> socket.socket:
     return made
 
 
-def parse_answer(answer: bytes | bytearray, *, ended: bool) -> dict[str, Any] | None:
+def parse_answer(answer: bytes, *, ended: bool) -> dict[str, Any] | None:
     """Read the JSON document of a whole answer; None while it is not whole.
 
     Raises ValueError for any other answer, EOFError for one that will never be whole.
@@ -100,6 +110,13 @@ def parse_answer(answer: bytes | bytearray, *, ended: bool) -> dict[str, Any] | 
     return document
 
 
-def _find_length(head: bytes | bytearray) -> int | None:
+def _find_length(head: bytes) -> int | None:
     _, found, rest = head.lower().partition(b"\r\ncontent-length:")
     return int(rest.partition(b"\r\n")[0]) if found else None
+
+
+def _find_tag(answer: bytes) -> bytes:
+    """Find the header that stands for the answer's document, line ends included."""
+    head = answer.partition(b"\r\n\r\n")[0] + b"\r\n"
+    start = head.lower().find(b"\r\netag:")
+    return b"" if start < 0 else head[start : head.index(b"\r\n", start + 2) + 2]

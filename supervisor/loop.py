@@ -187,6 +187,7 @@ class Loop:
             find_logs=lambda: find_logs(self.config, self.members),
             find_writing=self.children.present.keys,
             failed=self.audit.unrotatable,
+            note_change=self.publisher.note,
         )
         self.readiness = ReadinessProber(lambda: find_unready(self.fleet, self.members), self.post)
         self.rounds.every(LOOK_ANYWAY_SECONDS, self.deaths.look_anyway)

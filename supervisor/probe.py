@@ -62,7 +62,8 @@ class Prober:
     drain_seconds: float | None = None  # None: by the interval Prometheus scrapes at
     drained: str = ""  # how the drain went, in words
     _health: dict[str, Any] = field(default_factory=dict)
-    _health_at: float = 0.0
+    _health_at: float = 0.0  # when its ages were true
+    _heard_at: float = 0.0  # when it was last said to be still so
     _now: asyncio.Event = field(default_factory=asyncio.Event)
     _kept: Kept | None = None
     _kept_for: int = 0  # the incarnation it answers for
@@ -91,7 +92,7 @@ class Prober:
     def unreadable_shards(self) -> int:
         """How many shards metricsd cannot read; 0 when it has not said so lately."""
         counts = self._health.get("shards_unreadable")
-        silent = time.monotonic() - self._health_at > SILENT_SECONDS
+        silent = time.monotonic() - self._heard_at > SILENT_SECONDS
         if silent or not isinstance(counts, dict):
             return 0
         return sum(count for count in counts.values() if type(count) is int and count > 0)
@@ -178,10 +179,10 @@ class Prober:
             if waited >= ANSWER_SECONDS:
                 self._post_silence(metricsd, PROBE_SECONDS)
             return True
-        if health.get("pid") != metricsd.pid:
+        if health is not self._health and not self._take_health(metricsd, health, self._asked_at):
             return False
         # It was so at some moment after it was asked.
-        self._health, self._health_at = health, self._asked_at
+        self._heard_at = self._asked_at
         if self._asked < KEPT_QUESTIONS and not kept.ended:
             kept.ask()
             self._asked += 1
@@ -189,6 +190,13 @@ class Prober:
             kept.renew()
             self._asked = 1
         self._asked_at = now
+        return True
+
+    def _take_health(self, metricsd: Process, health: dict[str, Any], at: float) -> bool:
+        """Take in another health document, if it is that metricsd's."""
+        if health.get("pid") != metricsd.pid:
+            return False
+        self._health, self._health_at, self._heard_at = health, at, at
         return True
 
     async def _keep_asking(self, metricsd: Process) -> None:
@@ -219,8 +227,7 @@ class Prober:
                 if error.errno in _STARVED:
                     return False
                 health = None
-            if health is not None and health.get("pid") == metricsd.pid:
-                self._health, self._health_at = health, time.monotonic()
+            if health is not None and self._take_health(metricsd, health, time.monotonic()):
                 return True
             await asyncio.sleep(max(0.0, min(ASK_AGAIN_SECONDS, deadline - time.monotonic())))
         if time.monotonic() - deadline < LATE_SECONDS:

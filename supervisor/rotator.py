@@ -51,12 +51,16 @@ class _Log:
 
 @dataclass(slots=True, kw_only=True)
 class Rotator:
-    """Rotates the logs of one supervisor. What it cannot goes into `failed`, by name."""
+    """Rotates the logs of one supervisor. What it cannot goes into `failed`, by name.
+
+    `note_change` is called when something else does.
+    """
 
     directory: Path
     find_logs: Callable[[], Mapping[str, LogLimits]]  # by the name of the process
     find_writing: Callable[[], Collection[str]]  # who lives
     failed: MutableMapping[str, Unrotatable]
+    note_change: Callable[[], None]
     _logs: dict[str, _Log] = field(default_factory=dict)
     _broken: str = ""
 
@@ -181,9 +185,11 @@ class Rotator:
         if former is None or former.reason != reason:
             at = time.monotonic() if former is None else former.at
             self.failed[name] = Unrotatable(name, str(path), obstacle, reason, at)
+            self.note_change()
 
     def _succeed(self, name: str) -> None:
-        self.failed.pop(name, None)
+        if self.failed.pop(name, None) is not None:
+            self.note_change()
 
 
 def _find_obstacle(error: OSError) -> Obstacle:

@@ -33,6 +33,7 @@ class Rounds:
     """The periodic work of one supervisor. `beat_seconds` is how often it has a turn at best."""
 
     beat_seconds: float
+    _due_at: float = -math.inf  # nothing is due before
     _rounds: list[_Round] = field(default_factory=list)
 
     def every(self, seconds: float, work: Work) -> None:
@@ -42,15 +43,21 @@ class Rounds:
         One that fails is told, and has its next turn.
         """
         self._rounds.append(_Round(work, seconds))
+        self._due_at = -math.inf
 
     def turn(self) -> None:
         """Begin what is due: to be called at each beat."""
         now = time.monotonic()
+        if now < self._due_at:
+            return
         for each in self._rounds:
-            due = now - each.began >= each.seconds - self.beat_seconds / 2
-            if due and (each.task is None or each.task.done()):
+            if now >= self._find_due(each) and (each.task is None or each.task.done()):
                 each.began = now
                 each.task = _begin(each.work)
+        self._due_at = min(map(self._find_due, self._rounds), default=math.inf)
+
+    def _find_due(self, each: _Round) -> float:
+        return each.began + each.seconds - self.beat_seconds / 2
 
     def close(self) -> None:
         """Have nothing done any more."""

@@ -23,25 +23,16 @@ _DEBOUNCE_MS: Final = 1
 
 
 class _GivesUp:
-    """A "stop event" that never stops, but ends the wait for more at its third question.
+    """A "stop event" that is never set, but ends the wait for more at the third question.
 
     watch() looks at the events between two questions; raising leaves them where they are. So
     this takes what there is and waits for nothing, where even its shortest wait would sleep.
     """
 
+    __slots__ = ("is_set",)
+
     def __init__(self) -> None:
-        self._asked = 0
-
-    def is_set(self) -> bool:
-        """Say no twice."""
-        self._asked += 1
-        if self._asked > 2:
-            raise _NothingNewError
-        return False
-
-
-class _NothingNewError(Exception):
-    pass
+        self.is_set = iter((False, False)).__next__  # the third time it raises StopIteration
 
 
 @dataclass(slots=True)
@@ -61,7 +52,7 @@ class Watch:
         touched = self._drain()
         # What is watched is a file and not its name: one that was replaced is to be found anew,
         # though it may have the inode of the former one.
-        gone = touched is None or any(str(path) in touched for path in self._watched)
+        gone = touched is None or (touched and any(str(path) in touched for path in self._watched))
         if gone or (len(self._watched) < len(self.paths) and self._find() != self._watched):
             self._arm()
             return None
@@ -73,7 +64,7 @@ class Watch:
         try:
             # The step of 0 ms: not even the smallest sleep.
             changes = self._notify.watch(_DEBOUNCE_MS, 0, 0, _GivesUp())
-        except _NothingNewError:
+        except StopIteration:
             return frozenset()
         if isinstance(changes, str):  # a signal came in between
             return None

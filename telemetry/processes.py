@@ -83,11 +83,11 @@ if sys.platform == "linux":
         try:
             # By its name and no Path: everybody is read in one look.
             with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:  # noqa: PTH123
-                text = os.fsdecode(file.read())
+                entries = os.fsdecode(file.read()).split("\0")
         except OSError:
             return {}
-        # Of a name that is there twice, a process takes the first.
-        pairs = (entry.partition("=") for entry in reversed(text.split("\0")))
+        entries.reverse()  # of a name that is there twice, a process takes the first
+        pairs = [entry.partition("=") for entry in entries]
         return {name: value for name, equals, value in pairs if name and equals}
 
     def holds(pid: int, inode: int, device: int) -> bool | None:

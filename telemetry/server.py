@@ -68,15 +68,17 @@ class Scrapes:
                 self._interval_seconds = began - self._last_began
                 self._last_began = began
 
-    def describe(self, now: float) -> dict[str, float | int | None]:
-        """Give the health document's part: age and interval in seconds, null when unknown."""
+    def describe(self) -> dict[str, float | int | None]:
+        """Give the health document's part that changes with a scrape alone; null: unknown."""
         with self._lock:
-            age = None if self._last_began is None else now - self._last_began
             return {
-                "last_scrape_age_seconds": age,
                 "scrape_interval_seconds": self._interval_seconds,
                 "scrapes_total": self._total,
             }
+
+    def find_age_seconds(self, now: float) -> float | None:
+        """Find how long ago the last one began; None when there was none."""
+        return None if self._last_began is None else now - self._last_began
 
 
 def _nothing() -> None:
@@ -98,6 +100,9 @@ class Application:
         self._scrapes = Scrapes()
         self._started = time.monotonic()
         self._last_error = ""
+        self._lock = threading.Lock()
+        self._document: dict[str, object] = {}  # the last health document, without its ages
+        self._version = 0  # counts how often it was another
         self._pages = {"/metrics": self._render_metrics, "/healthz": self._render_health}
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -130,16 +135,31 @@ class Application:
         return _render_page(page.content_type, page.body, environ)
 
     def _render_health(self, environ: WSGIEnvironment) -> Reply:
-        now = time.monotonic()
         document = {
             "status": "ok",
             "pid": os.getpid(),
-            "uptime_seconds": now - self._started,
             **self._facts,
-            **self._scrapes.describe(now),
+            **self._scrapes.describe(),
             **self._collector.describe(),
         }
-        return _render_page(_JSON, f"{json.dumps(document)}\n".encode(), environ)
+        tag = self._find_tag(document)
+        now = time.monotonic()  # after the rest: no age may be older than what it goes with
+        ages = {
+            "uptime_seconds": now - self._started,
+            "last_scrape_age_seconds": self._scrapes.find_age_seconds(now),
+        }
+        body = f"{json.dumps(document | ages)}\n".encode()
+        return _render_page(_JSON, body, environ, ("ETag", tag))
+
+    def _find_tag(self, document: dict[str, object]) -> str:
+        """Find what stands for the document as long as nothing but ages changes in it.
+
+        Who asks every second knows then that it has read this already (RFC 9110, weak).
+        """
+        with self._lock:
+            if document != self._document:
+                self._document, self._version = document, self._version + 1
+            return f'W/"{document["pid"]}.{self._version}"'
 
     def _record_scrape(self, environ: WSGIEnvironment, began: float) -> None:
         # Now that the page is complete, and before it goes out: who has read it finds it counted.
@@ -315,8 +335,10 @@ def _create_server(
     return server
 
 
-def _render_page(content_type: str, body: bytes, environ: WSGIEnvironment) -> Reply:
-    headers: tuple[tuple[str, str], ...] = (("Content-Type", content_type),)
+def _render_page(
+    content_type: str, body: bytes, environ: WSGIEnvironment, *headers: tuple[str, str]
+) -> Reply:
+    headers = (("Content-Type", content_type), *headers)
     if find_gzip_accepted(environ.get("HTTP_ACCEPT_ENCODING", "")):
         body = gzip.compress(body, _GZIP_LEVEL, mtime=0)
         headers = (*headers, ("Content-Encoding", "gzip"))

@@ -76,14 +76,17 @@ def find_children() -> set[int]:
     return set()
 
 
-def find_members(groups: Collection[int]) -> dict[int, set[int]]:
-    """List who lives (zombies do not) in each of these process groups, in one pass."""
+def find_members(groups: Collection[int], known: Collection[int] = ()) -> dict[int, set[int]]:
+    """List who lives (zombies do not) in each of these process groups, in one pass.
+
+    Without those who are `known`.
+    """
     members: defaultdict[int, set[int]] = defaultdict(set)
     if not groups:
         return members
     for line in _ps("-axo", "pid=,pgid=,stat=").splitlines():
         pid, group, state = line.split()[:3]
-        if int(group) in groups and not state.startswith("Z"):
+        if int(group) in groups and int(pid) not in known and not state.startswith("Z"):
             members[int(group)].add(int(pid))
     return members
 

@@ -84,10 +84,15 @@ def find_children() -> set[int]:
         return {pid for pid, fields in _scan() if int(fields[1]) == own}
 
 
-def find_members(groups: Collection[int]) -> dict[int, set[int]]:
-    """List who lives (zombies do not) in each of these process groups, in one pass."""
+def find_members(groups: Collection[int], known: Collection[int] = ()) -> dict[int, set[int]]:
+    """List who lives (zombies do not) in each of these process groups, in one pass.
+
+    Without those who are `known`, which are not looked at.
+    """
     members: defaultdict[int, set[int]] = defaultdict(set)
     for pid in _list_pids() if groups else ():
+        if pid in known:
+            continue
         try:
             group = os.getpgid(pid)  # a twentieth of the time that its stat takes
         except OSError:  # gone meanwhile

@@ -10,7 +10,7 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from supervisor import kernel
 from supervisor.drift.facts import Environment, Foreigner, Unlinked
@@ -21,7 +21,7 @@ from telemetry.processes import holds, read_environment
 from telemetry.shards import RETIRED, parse_shard_name
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from supervisor.drift.facts import SessionPlan
     from telemetry.shards import Shard
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 # for an environment is fixed only until the next exec, and a worker may come at any time.
 _ENVIRONMENT_LOOKS: Final = 3
 ENVIRONMENT_LOOKS_APART: Final = 20
+
+
+Key: TypeAlias = "tuple[str, int]"  # a session's name, and one incarnation of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,11 @@ class Member:
     nonce: str
     started_at: float
     adopted: bool
+
+    @property
+    def key(self) -> Key:
+        """What tells this incarnation from every other."""
+        return self.name, self.incarnation
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +120,13 @@ class ProcessLooker:
     _former: Mapping[str, Shard] = field(default_factory=dict)
     _writers: dict[int, str] = field(default_factory=dict)  # the sessions of who had shards
     _suspects: dict[int, str] = field(default_factory=dict)  # who may write where nobody reads
-    _looks: dict[tuple[str, int], int] = field(default_factory=dict)
     _rounds: int = 0
-    _environments: dict[tuple[str, int], tuple[Environment, ...]] = field(default_factory=dict)
+    # How often each incarnation was looked at for its environment, what was seen, and who is due.
+    _looks: dict[Key, int] = field(default_factory=dict)
+    _environments: dict[Key, tuple[Environment, ...]] = field(default_factory=dict)
+    _due: Sequence[Member] = ()
+    _members: Sequence[Member] = ()
+    _planned: Mapping[str, SessionPlan] = field(default_factory=dict)
 
     def look_at_writers(self, shards: Mapping[str, Shard], crew: Crew) -> WritersLook:
         """Find whose the shards are."""
@@ -163,7 +175,7 @@ class ProcessLooker:
             if present is None or present.inode != former.inode:
                 self._suspect(former.pid)
         for member in crew.members:
-            if member.adopted and (member.name, member.incarnation) not in self._looks:
+            if member.adopted and member.key not in self._looks:
                 self._suspects[member.pid] = member.name
         self._former, self._writers = shards, dict(writers.sessions)
         found: dict[str, tuple[Unlinked, ...]] = {}
@@ -207,34 +219,46 @@ class ProcessLooker:
         and then.
         """
         self._rounds += 1
+        if crew.members is not self._members or planned is not self._planned:
+            self._members, self._planned = crew.members, planned
+            keys = {member.key for member in crew.members}
+            self._looks = {key: count for key, count in self._looks.items() if key in keys}
+            self._environments = {k: v for k, v in self._environments.items() if k in keys}
+            self._due = self._find_due(crew.members)
         everybody = self._rounds % ENVIRONMENT_LOOKS_APART == 0
-        keys = {(member.name, member.incarnation): member for member in crew.members}
-        self._looks = {key: count for key, count in self._looks.items() if key in keys}
-        self._environments = {k: v for k, v in self._environments.items() if k in keys}
-        due = [
+        if due := crew.members if everybody else self._due:
+            self._read_environments(due)
+            self._due = self._find_due(due)
+        return {name: found for (name, _), found in self._environments.items()}
+
+    def _find_due(self, members: Iterable[Member]) -> list[Member]:
+        return [
             member
-            for key, member in keys.items()
-            if everybody
-            or self._looks.get(key, 0) < _ENVIRONMENT_LOOKS
-            or self._is_wrong(key, planned)
+            for member in members
+            if self._looks.get(member.key, 0) < _ENVIRONMENT_LOOKS or self._is_wrong(member)
         ]
-        groups = kernel.find_members({member.pid for member in due}) if due else {}
-        for member in due:
-            key = member.name, member.incarnation
-            self._looks[key] = self._looks.get(key, 0) + 1
-            names = planned[member.name].variables if member.name in planned else {}
-            pids = [member.pid, *sorted(groups.get(member.pid, set()) - {member.pid})]
+
+    def _is_wrong(self, member: Member) -> bool:
+        wanted = self._find_variables(member)
+        return any(found.variables != wanted for found in self._environments.get(member.key, ()))
+
+    def _find_variables(self, member: Member) -> Mapping[str, str | None]:
+        plan = self._planned.get(member.name)
+        return {} if plan is None else plan.variables
+
+    def _read_environments(self, members: Sequence[Member]) -> None:
+        leaders = {member.pid for member in members}
+        others = kernel.find_members(leaders, known=leaders)
+        for member in members:
+            self._looks[member.key] = self._looks.get(member.key, 0) + 1
+            names = self._find_variables(member)
+            pids = (member.pid, *sorted(others.get(member.pid, ())))
             seen = ((pid, read_environment(pid)) for pid in pids)
-            self._environments[key] = tuple(
+            self._environments[member.key] = tuple(
                 Environment(pid, pid == member.pid, {name: found.get(name) for name in names})
                 for pid, found in seen
                 if found
             )
-        return {name: found for (name, _), found in self._environments.items()}
-
-    def _is_wrong(self, key: tuple[str, int], planned: Mapping[str, SessionPlan]) -> bool:
-        wanted = planned[key[0]].variables if key[0] in planned else {}
-        return any(found.variables != wanted for found in self._environments.get(key, ()))
 
 
 def list_session_pids(crew: Crew) -> dict[int, str]:

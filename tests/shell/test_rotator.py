@@ -40,6 +40,10 @@ class Bench:
     living: set[str] = field(default_factory=lambda: {"a"})
     failed: dict[str, Unrotatable] = field(default_factory=dict)
     find_logs: Callable[[], dict[str, LogLimits]] | None = None
+    told: dict[str, Unrotatable] = field(default_factory=dict)  # what failed when that was told
+
+    def note_change(self) -> None:
+        self.told = dict(self.failed)
 
     @property
     def log(self) -> Path:
@@ -53,11 +57,13 @@ class Bench:
                     find_logs=self.find_logs or (lambda: dict(self.limits)),
                     find_writing=lambda: self.living,
                     failed=self.failed,
+                    note_change=self.note_change,
                 ).run()
             )
             try:
                 await story
                 assert not rotating.done()
+                assert self.told == self.failed
             finally:
                 rotating.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
