@@ -204,9 +204,10 @@ class Audit:
         return touched
 
     async def _end_look(self) -> None:
+        here = self._look.directory.facts.id is not None
+        self.claims.note_look(clean=here and self._look.writers.all_own)
         if self._look.writers.dead:
             await self.claims.sweep()
-        self._known = ()  # the same look later is news, too: what lasts for long is told
         self.review()
 
     # -- Telling --------------------------------------------------------------------------------
@@ -245,8 +246,9 @@ class Audit:
         if known == self._known and now < self._expires_at:
             return
         snapshot = build_snapshot(self._look, health, noted, self._memory, now)
-        change = diff_findings(self.findings, find_drift(self._build_plan(), snapshot))
-        self._known, self._expires_at = known, find_expiry(snapshot)
+        plan = self._build_plan()
+        change = diff_findings(self.findings, find_drift(plan, snapshot))
+        self._known, self._expires_at = known, find_expiry(plan, snapshot)
         self.findings = change.findings
         for found in change.appeared:
             log.warning("%s", render_appeared(found))

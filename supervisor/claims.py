@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from supervisor.drift import MENDED_SECONDS
 from supervisor.drift.facts import FailedClaim, Orphan
@@ -19,7 +20,7 @@ from telemetry.claim import claim, complete_claims, find_unowned
 from telemetry.clearing import find_clear_refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Coroutine
     from pathlib import Path
 
 log = logging.getLogger("ptsup")
@@ -40,6 +41,7 @@ class Claims:
     failed: dict[int, FailedClaim] = field(default_factory=dict)  # by pid
     orphans: list[Orphan] = field(default_factory=list)  # those of late
     _number: int = 0  # the last that was given
+    _clean_at: float = -math.inf  # when a look last found nothing to sweep for
 
     def claim(self, name: str, pid: int, *, pinned: bool = True) -> str | None:
         """Claim the shards of one of ours that died; None when that is done, else why it is not.
@@ -47,6 +49,15 @@ class Claims:
         `pinned` unless it was no child of ours, whose pid may be given away at any time.
         """
         return self._claim(f"{name} (pid {pid})", pid, pinned=pinned)
+
+    def note_look(self, *, clean: bool) -> None:
+        """Note that somebody looked: `clean` when every shard is of a child not reaped yet."""
+        self._clean_at = time.monotonic() if clean else -math.inf
+
+    def sweep_in_turn(self) -> Coroutine[Any, Any, None] | None:
+        """Begin a sweep, unless it is known that it would find nothing."""
+        known = time.monotonic() - self._clean_at < SWEEP_SECONDS
+        return None if known and not self.failed else self.sweep()
 
     async def sweep(self) -> None:
         """Claim what nobody living owns: of workers whose own parent reaped them, of strangers."""

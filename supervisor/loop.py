@@ -192,7 +192,7 @@ class Loop:
         self.readiness = ReadinessProber(lambda: find_unready(self.fleet, self.members), self.post)
         self.rounds.every(LOOK_ANYWAY_SECONDS, self.deaths.look_anyway)
         self.rounds.every(DOUBT_SECONDS, self.deaths.doubt)
-        self.rounds.every(SWEEP_SECONDS, self.claims.sweep)
+        self.rounds.every(SWEEP_SECONDS, self.claims.sweep_in_turn)
 
     # -- From the first to the last turn --------------------------------------------------------
 

@@ -101,8 +101,11 @@ def _escape(text: str, limit: int) -> str:
     return harmless if len(harmless) <= limit else f"{harmless[: limit - 1]}…"
 
 
-def find_expiry(snapshot: Snapshot) -> float:
-    """Find when the first of what is listed only for a while has been so; infinite for never."""
+def find_expiry(plan: Plan, snapshot: Snapshot) -> float:
+    """Find when time alone will change what is found; infinite for never.
+
+    When the first of what is listed only for a while has been so, or has been missing for long.
+    """
     moments = (
         *(orphan.at for orphan in snapshot.orphans),
         *(lost.at for lost in snapshot.lost_listeners),
@@ -110,4 +113,10 @@ def find_expiry(snapshot: Snapshot) -> float:
         *(violation.seen_at for violation in snapshot.violations if not violation.lives),
     )
     ends = (moment + MENDED_SECONDS for moment in moments)
-    return min((end for end in ends if end > snapshot.now), default=math.inf)
+    silent = (session.silent_seconds for session in snapshot.sessions)
+    left = (plan.missing_shard_seconds - seconds for seconds in silent if seconds is not None)
+    dues = (
+        *(end for end in ends if end > snapshot.now),
+        *(snapshot.now + seconds for seconds in left if seconds > 0),
+    )
+    return min(dues, default=math.inf)

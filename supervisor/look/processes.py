@@ -68,12 +68,16 @@ class Crew:
 
 @dataclass(frozen=True, slots=True)
 class WritersLook:
-    """Whose the shards are: by session, of strangers, and of pids nobody living has."""
+    """Whose the shards are: by session, of strangers, and of pids nobody living has.
+
+    `all_own` says that each is of a child of ours, whose death we are told of.
+    """
 
     by_session: Mapping[str, tuple[Shard, ...]] = field(default_factory=dict)
     foreigners: tuple[Foreigner, ...] = ()
     dead: frozenset[int] = frozenset()
     sessions: Mapping[int, str] = field(default_factory=dict)  # by pid
+    all_own: bool = False
 
 
 @dataclass(slots=True)
@@ -161,6 +165,7 @@ class ProcessLooker:
             tuple(foreigners),
             frozenset(dead - crew.children),
             sessions,
+            all_own=by_pid.keys() <= crew.children,
         )
 
     def look_for_unlinked(

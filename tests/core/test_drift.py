@@ -208,12 +208,12 @@ def test_the_mismatch_names_what_is_planned_and_what_is() -> None:
     ],
 )
 def test_what_is_mended_by_itself_is_listed_for_a_minute(mended: Snapshot, kind: str) -> None:
-    assert find_expiry(mended) == NOW + MENDED_SECONDS
+    assert find_expiry(PLAN, mended) == NOW + MENDED_SECONDS
     still = replace(mended, now=NOW + MENDED_SECONDS - 0.1)
     assert [found.kind for found in find_drift(PLAN, still)] == [kind]
     over = replace(mended, now=NOW + MENDED_SECONDS)
     assert find_drift(PLAN, over) == []
-    assert find_expiry(over) == float("inf")
+    assert find_expiry(PLAN, over) == float("inf")
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,14 @@ def test_what_is_mended_by_itself_is_listed_for_a_minute(mended: Snapshot, kind:
     ],
 )
 def test_what_goes_on_is_listed_as_long_as_it_does(lasting: Snapshot) -> None:
-    assert find_expiry(lasting) == float("inf")
+    assert find_expiry(PLAN, lasting) == float("inf")
     assert len(find_drift(PLAN, replace(lasting, now=NOW + 10_000))) == 1
+
+
+def test_who_has_no_shard_yet_is_looked_at_when_that_has_been_long() -> None:
+    assert find_expiry(PLAN, paper(silent_seconds=590.0)) == NOW + 10
+    assert find_expiry(PLAN, paper(silent_seconds=600.0)) == float("inf")
+    assert find_expiry(PLAN, paper(silent_seconds=None)) == float("inf")
 
 
 def test_lapses_that_follow_each_other_are_one_finding() -> None:

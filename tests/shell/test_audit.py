@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from supervisor.audit import Audit, AuditSettings
 from supervisor.claims import Claims
-from supervisor.drift.facts import FailedClaim, Obstacle, Unrotatable
+from supervisor.drift.facts import FailedClaim, Obstacle, SessionPlan, Unrotatable
 from supervisor.look import directory as room
-from supervisor.look.processes import Crew
+from supervisor.look.processes import Crew, Member
 from telemetry.shards import Listing, list_directory
+from waiting import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,6 +94,43 @@ def test_what_metricsd_says_is_told_and_garbage_is_not(scene: Scene) -> None:
         assert scene.kinds == []
     scene.health = {"label_violations": [good]}
     assert scene.kinds == ["label-violation"]
+
+
+def test_a_look_spares_the_next_sweep_only_where_every_shard_is_of_a_child_of_ours(
+    scene: Scene, directory: Path
+) -> None:
+    assert scene.claims.sweep_in_turn() is None
+
+    def sweeps() -> bool:
+        asyncio.run(scene.audit.look())
+        sweep = scene.claims.sweep_in_turn()
+        if sweep is not None:
+            sweep.close()
+        return sweep is not None
+
+    shard = directory / f"counter_{os.getpid()}.db"
+    with shard.open("w"):
+        assert sweeps()  # of somebody who lives, and is no child of ours
+        scene.audit.find_crew = lambda: Crew(children=frozenset({os.getpid()}))
+        assert not sweeps()
+    shard.unlink()
+    assert not sweeps()
+    directory.rmdir()
+    assert sweeps()
+
+
+def test_who_never_shows_a_shard_is_told_though_every_look_finds_the_same(scene: Scene) -> None:
+    started = time.monotonic()
+    member = Member("paper", 1, os.getpid(), "", started, adopted=False)
+    crew = Crew((member,), frozenset({os.getpid()}))
+    scene.audit.find_crew = lambda: crew
+    scene.audit.find_planned = lambda: {"paper": SessionPlan()}
+    scene.audit.settings = replace(scene.audit.settings, missing_shard_seconds=0.2)
+    asyncio.run(scene.audit.look())
+    assert scene.kinds == []
+    wait_for(lambda: time.monotonic() >= started + 0.2)
+    asyncio.run(scene.audit.look())
+    assert scene.kinds == ["missing-shard"]
 
 
 def test_an_audit_that_fails_says_so_once_and_goes_on(

@@ -6,13 +6,15 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from supervisor import claims as room
-from supervisor.claims import Claims, bury
+from supervisor.claims import SWEEP_SECONDS, Claims, bury
 from supervisor.drift.facts import FailedClaim
 from supervisor.observe import count_shards
 from telemetry.claim import find_unowned
@@ -80,6 +82,29 @@ def block(directory: Path) -> Path:
     obstacle = directory / RETIRED
     obstacle.touch()
     return obstacle
+
+
+def test_a_sweep_is_left_out_only_when_somebody_has_just_seen_nothing_for_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begins() -> bool:
+        sweep = scene.claims.sweep_in_turn()
+        if sweep is not None:
+            sweep.close()
+        return sweep is not None
+
+    assert begins()
+    scene.claims.note_look(clean=True)
+    assert not begins()
+    scene.claims.failed[DEAD] = FailedClaim("paper", "no space", 0.0, SWEEP_SECONDS)
+    assert begins()
+    scene.claims.failed.clear()
+    scene.claims.note_look(clean=False)
+    assert begins()
+    scene.claims.note_look(clean=True)
+    later = time.monotonic() + SWEEP_SECONDS
+    monkeypatch.setattr(room, "time", SimpleNamespace(monotonic=lambda: later))
+    assert begins()
 
 
 def test_a_sweep_claims_the_dead_and_nobody_else(
