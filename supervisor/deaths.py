@@ -76,8 +76,7 @@ class Deaths:
 
     def look_anyway(self) -> None:
         """Look if anybody may have ended of whom no signal has told us."""
-        adopted = any(isinstance(child, Adoptee) for child in self.children.present.values())
-        if adopted or kernel.has_dead_child():
+        if self.census.groups or kernel.has_dead_child():  # no signal tells of adoptees
             self.hint()
 
     def find_exits(self) -> list[Event]:
