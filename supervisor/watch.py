@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -22,17 +23,13 @@ log = logging.getLogger("ptsup")
 _DEBOUNCE_MS: Final = 1
 
 
-class _GivesUp:
-    """A "stop event" that is never set, but ends the wait for more at the third question.
+def _give_up() -> SimpleNamespace:
+    """Make a "stop event" that is never set, but ends the wait for more at the third question.
 
     watch() looks at the events between two questions; raising leaves them where they are. So
     this takes what there is and waits for nothing, where even its shortest wait would sleep.
     """
-
-    __slots__ = ("is_set",)
-
-    def __init__(self) -> None:
-        self.is_set = iter((False, False)).__next__  # the third time it raises StopIteration
+    return SimpleNamespace(is_set=iter((False, False)).__next__)  # then it raises StopIteration
 
 
 @dataclass(slots=True)
@@ -63,7 +60,7 @@ class Watch:
             return None
         try:
             # The step of 0 ms: not even the smallest sleep.
-            changes = self._notify.watch(_DEBOUNCE_MS, 0, 0, _GivesUp())
+            changes = self._notify.watch(_DEBOUNCE_MS, 0, 0, _give_up())
         except StopIteration:
             return frozenset()
         if isinstance(changes, str):  # a signal came in between
