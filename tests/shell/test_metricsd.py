@@ -540,6 +540,25 @@ def test_health_describes_the_daemon(start: Start, directory: Path) -> None:
     }
 
 
+def test_health_bears_the_same_tag_until_more_than_an_age_changes(
+    start: Start, directory: Path
+) -> None:
+    def read_tag() -> str:
+        return str(metricsd.request("GET", "/healthz").headers["Etag"])
+
+    metricsd = start()
+    first = read_tag()
+    assert str(metricsd.process.pid) in first
+    assert read_tag() == first
+    metricsd.request("GET", "/metrics", PROMETHEUS)
+    scraped = read_tag()
+    assert scraped != first
+    assert read_tag() == scraped
+    (directory / "counter_7.db").write_bytes(b"garbage!" * 9)
+    metricsd.request("GET", "/metrics")
+    assert read_tag() not in {first, scraped}
+
+
 def test_only_a_page_fetched_by_prometheus_counts_as_a_scrape(
     start: Start,
 ) -> None:
