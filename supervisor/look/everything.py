@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from supervisor.config.toml import find_mark
 from supervisor.look.directory import DirectoryLook, DirectoryLooker
-from supervisor.look.processes import Crew, ProcessLooker, WritersLook
+from supervisor.look.processes import Crew, Key, ProcessLooker, WritersLook
 from supervisor.look.sockets import SocketLooker
 from supervisor.look.values import ValueLooker
 
@@ -38,7 +38,7 @@ class Look:
     listening: tuple[Listening, ...] = ()
     unmoved: Mapping[str, float] = field(default_factory=dict)
     # Who has ever shown a shard, by session and incarnation.
-    shown: frozenset[tuple[str, int]] = frozenset()
+    shown: frozenset[Key] = frozenset()
     config_changes: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -68,10 +68,9 @@ class Looker:
         directory = self._directory.look(touched)
         writers = self._processes.look_at_writers(directory.shards, crew)
         shown = {
-            (member.name, member.incarnation)
+            member.key
             for member in crew.members
-            if (member.name, member.incarnation) in self._last.shown
-            or member.name in writers.by_session
+            if member.key in self._last.shown or member.name in writers.by_session
         }
         self._last = replace(
             self._last,

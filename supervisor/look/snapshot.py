@@ -123,9 +123,7 @@ def build_snapshot(
             SessionFacts(
                 name=member.name,
                 pid=member.pid,
-                silent_seconds=None
-                if (member.name, member.incarnation) in look.shown
-                else now - member.started_at,
+                silent_seconds=None if member.key in look.shown else now - member.started_at,
                 unmoved_seconds=look.unmoved.get(member.name),
                 unlinked=look.unlinked.get(member.name, ()),
                 environments=look.environments.get(member.name, ()),

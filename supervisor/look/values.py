@@ -15,7 +15,7 @@ from telemetry.shards import ShardError, open_shard, parse_used
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from supervisor.look.processes import Crew
+    from supervisor.look.processes import Crew, Key
     from telemetry.shards import Shard
 
 _FIRST_READ_BYTES: Final = 1 << 14
@@ -27,7 +27,7 @@ class ValueLooker:
 
     _looked_at: float | None = None
     # By session and incarnation: the checksum, and since when it is that.
-    _known: dict[tuple[str, int], tuple[int, float]] = field(default_factory=dict)
+    _known: dict[Key, tuple[int, float]] = field(default_factory=dict)
 
     def look(
         self,
@@ -42,7 +42,7 @@ class ValueLooker:
             self._looked_at = now
         known = {}
         for member in crew.members:
-            key = member.name, member.incarnation
+            key = member.key
             written = shards.get(member.name)
             if not written:
                 continue

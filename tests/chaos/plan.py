@@ -39,7 +39,7 @@ LONG = Scale(
     scrapers=8,
 )
 SHORT = Scale(
-    seconds=11, sessions=9, wanted=4, always=2, deaths=24, kills=5, stops=1, scrapers=4, pace=0.5
+    seconds=11, sessions=9, wanted=5, always=2, deaths=24, kills=5, stops=1, scrapers=4, pace=0.5
 )
 
 
