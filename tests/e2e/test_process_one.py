@@ -110,14 +110,16 @@ def test_process_1_reaps_strangers_and_takes_no_childs_status(stack: Stack) -> N
 @NEEDS_PIDS
 def test_term_from_outside_stops_process_1_in_order(stack: Stack) -> None:
     trap = (
-        "trap 'echo stopping; sleep 0.3; echo stopped; exit 0' TERM; while :; do sleep 0.05; done"
+        "trap 'echo stopping; sleep 0.3; echo stopped; exit 0' TERM; "
+        "echo set; while :; do sleep 0.05; done"
     )
     with process_one(stack, "-s", f'a=/bin/sh -c "{trap}"') as supervisor:
-        wait_for(lambda: stack.session("a")["state"] == "running", what="a")
+        # It is running from its spawn on, when there is no trap yet.
+        stack.wait_for_log("a", "set\n")
         supervisor.send_signal(signal.SIGTERM)
         wait_for(lambda: not supervisor.is_running(), timeout_seconds=20, what="its end")
-    log = (stack.run_dir / "logs" / "a.log").read_text()
-    assert [word for word in log.split() if word.startswith("stop")] == ["stopping", "stopped"]
+    words = stack.read_log("a").split()
+    assert [word for word in words if word.startswith("stop")] == ["stopping", "stopped"]
     said = (stack.cwd / "start.log").read_text()
     assert said.index("a: stopped (exit 0)") < said.index("metricsd: stopped")
     stack.assert_nothing_left()
