@@ -150,8 +150,9 @@ class Config:
     def metricsd_options(self) -> tuple[str, ...]:
         """What metricsd is told of it by its command; another of these takes another metricsd."""
         return (
-            # So much earlier than the next look of the audit, which is to know of it.
-            *("--look-seconds", str(max(1, int(self.audit_interval_seconds) - 2))),
+            # To be known of within the interval: a look waits for the next question about health,
+            # and what it saw is in the answer to the one after it, which is read at the third.
+            *("--look-seconds", str(max(0, int(self.audit_interval_seconds) - 3))),
             *(word for label in self.allow_labels for word in ("--allow-label", label)),
         )
 

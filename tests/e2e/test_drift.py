@@ -293,7 +293,7 @@ def test_forbidden_labels_are_kept_off_the_page_counted_and_named_whoever_writes
     # An exporter that was started from a shell with the variable set, and a stranger: the same.
     writers = [write_foreign(stack, "symbol"), write_foreign(stack, "run_id")]
     try:
-        found = see(stack, "label-violation", within=AUDIT_SECONDS + 2, since=since)
+        found = see(stack, "label-violation", within=AUDIT_SECONDS + 1, since=since)
         wait_for(lambda: len(find(stack, "label-violation")) == 4, what="all four")
         told = {f["subject"]: f for f in find(stack, "label-violation")}
         assert f"drifting_trades of a (pid {pid})" in told

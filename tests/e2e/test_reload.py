@@ -258,8 +258,8 @@ def test_labels_and_looks_are_as_written_anew_by_another_metricsd_on_the_same_po
     before = stack.status()
     pid = before["metricsd"]["pid"]
     for key, words in (
-        ("audit_interval_seconds = 7", ["--look-seconds", "5"]),
-        ("allow_labels = ['desk']", ["--look-seconds", "13", "--allow-label", "desk"]),
+        ("audit_interval_seconds = 7", ["--look-seconds", "4"]),
+        ("allow_labels = ['desk']", ["--look-seconds", "12", "--allow-label", "desk"]),
     ):
         file.write_text(f"{key}\n{session('a')}")
         assert f"{key.partition(' ')[0]}" in stack.run("reload").stdout
