@@ -95,7 +95,7 @@ def test_one_that_was_ready_goes_on_though_it_does_not_answer_again(stack: Stack
     )
     file.write_text(
         f'[session.a]\ncommand = ["{sys.executable}", "-c", "{program}"]\n'
-        f"ready = {{ port = {port}, timeout_seconds = 2 }}\n"
+        f"ready = {{ port = {port}, timeout_seconds = 10 }}\n"
     )
     stack.start("-f", str(file))
     stack.wait_for_state("a", "running")

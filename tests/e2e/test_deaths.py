@@ -116,7 +116,7 @@ def test_an_orphan_whose_shards_cannot_be_claimed_is_reaped_all_the_same(stack: 
     retired.symlink_to(aside)
     stack.start("-s", f"forks={child('double_forks')}")
     orphan = int(stack.wait_for_log("forks", "orphan").split()[-1])
-    wait_for(partial(is_reaped, orphan), timeout_seconds=5, what="the orphan to be reaped")
+    wait_for(partial(is_reaped, orphan), what="the orphan to be reaped")
     (found,) = stack.status()["drift"]
     assert (found["kind"], found["subject"]) == ("claim-failed", f"an orphan (pid {orphan})")
     assert stack.counters()[BLOCKS] == 1
@@ -347,6 +347,5 @@ def test_a_storm_of_changes_ends_with_the_last_state_on_the_page(stack: Stack) -
     stack.start(*flags)
     wait_for(
         lambda: find_value(stack.scrape(), "ptsup_sessions", state="exited") == 40,
-        timeout_seconds=5,
         what="forty exits on the page",
     )

@@ -48,7 +48,7 @@ def test_the_full_stack_is_up_in_prometheus_and_a_killed_exporter_is_named(stack
         with urllib.request.urlopen(f"http://127.0.0.1:{web_port}/events", timeout=10) as events:
             sent = next(line for line in events if line.startswith(b'data: {"public"'))
         assert b'"momentum"' in sent
-        assert prometheus.value("sum(peaktrade_ai_decisions_total)") == 5
+        wait_for(lambda: prometheus.value("sum(peaktrade_ai_decisions_total)") == 5)
         verify = ("verify", "--prometheus", prometheus.url, "--window", "1")
         verified = stack.run(*verify).stdout
         assert f"PASS|target:peak_trade_ai_live:{ai_port}|" in verified

@@ -32,7 +32,8 @@ def test_a_session_that_ignores_term_is_killed_at_its_timeout(stack: Stack) -> N
     stack.wait_for_log("deaf", "deaf")
     began = time.monotonic()
     stack.run("stop", "--timeout", "1")
-    assert 1 <= time.monotonic() - began < 4
+    # Its own timeout would be 75 s; the command takes a while on a busy machine.
+    assert 1 <= time.monotonic() - began < 20
     stack.assert_nothing_left()
 
 
@@ -86,7 +87,7 @@ def test_a_bystanders_group_is_untouched(stack: Stack) -> None:
 def test_on_failure_restarts_a_failed_session_but_no_good_one(stack: Stack) -> None:
     stack.start("--restart", "on-failure", "-s", "bad=sh -c 'exit 3'", "-s", "good=true")
     wait_for(lambda: stack.session("bad")["restarts"] >= 2, what="two restarts")
-    good = stack.session("good")
+    good = stack.wait_for_state("good", "exited")
     assert (good["state"], good["restarts"], good["exit"]) == ("exited", 0, "0")
 
 
@@ -249,7 +250,7 @@ def test_a_second_ctrl_c_stops_at_once(stack: Stack) -> None:
     running.send_signal(signal.SIGINT)
     wait_for(lambda: stack.session("a")["state"] == "stopping")
     running.send_signal(signal.SIGINT)
-    running.communicate(timeout=5)
+    running.communicate(timeout=20)  # it would have 75 s
     assert running.returncode == 0
     stack.assert_nothing_left()
 

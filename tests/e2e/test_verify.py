@@ -227,7 +227,8 @@ def test_a_prometheus_that_is_slow_is_told_in_time(rig: Rig, drips: bool) -> Non
     with _slow_server(drips=drips) as url:
         began = time.monotonic()
         printed = rig.verify("--prometheus", url)
-        assert time.monotonic() - began < 2 + 3
+        # Whatever drips would go on for ever; the command takes a while on a busy machine.
+        assert time.monotonic() - began < 2 + 10
     assert f"FAIL|prometheus|{url} did not answer within 2 s" in printed
 
 
