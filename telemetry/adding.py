@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from telemetry.families import Family, HistogramSeries, Part, Plan, Sample, Totals, render_bound
+from telemetry.families import render_bound
+from telemetry.plan import Family, HistogramSeries, Part, Plan, Sample, Totals
 from telemetry.shards import is_count
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from telemetry.families import Floats, Labels, Places
     from telemetry.groups import Order
+    from telemetry.plan import Floats, Labels, Places
     from telemetry.shards import Key
 
 # The time, the source's place and the value of the most recent setting so far.

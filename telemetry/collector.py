@@ -18,15 +18,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from telemetry import own_metrics
-from telemetry.adding import add_up
 from telemetry.base import BaseError, absorb_all, absorb_removed
 from telemetry.complaints import Complaints
-from telemetry.families import OWN_MODES, build_base_groups, build_plan
 from telemetry.fold import publish, remove_claims, write_next
+from telemetry.nothing import NoSums
 from telemetry.page import Exposition
-from telemetry.readings import Placed, Readings
 from telemetry.retired import Retired, RetiredHeldError
-from telemetry.shards import NOTHING, Defect, Stillness, list_directory
+from telemetry.shards import NOTHING, Defect, Placed, Stillness, list_directory
 from telemetry.single_flight import SingleFlight
 from telemetry.violations import Violations
 
@@ -35,12 +33,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from telemetry.answers import Page
-    from telemetry.base import Section, ShardEntries
-    from telemetry.families import Plan, Totals
+    from telemetry.base import ShardEntries
     from telemetry.fold import Claim
-    from telemetry.groups import Group, Source
+    from telemetry.groups import Source
+    from telemetry.nothing import NoReadings
+    from telemetry.plan import Totals
     from telemetry.policy import LabelPolicy
+    from telemetry.readings import Readings
     from telemetry.shards import DirectoryMark, Listing, Shard
+    from telemetry.sums import Sums
 
 # Shards move while they are listed; each attempt begins with a new listing.
 _LISTINGS: Final = 8
@@ -107,11 +108,8 @@ class ShardCollector:
         self._complaints = Complaints()
         self._retired = Retired(directory, self._complaints)
         self._policy = policy
-        self._readings = Readings(descriptor_limit=descriptor_limit)
-        self._base_groups: dict[Section, Group] = {}
-        self._plan: Plan | None = None
-        self._planned_at: tuple[object, ...] = ()
-        self._planned_for: tuple[object, ...] = ()
+        self._descriptor_limit = descriptor_limit
+        self._sums: Sums | NoSums = NoSums()
         self._listed = _Listed(NOTHING, [], [], Counter())
         self._stillness = Stillness()
         self._exposition = Exposition()
@@ -131,12 +129,28 @@ class ShardCollector:
         and cannot be read now.
         """
         self._retired.open()
-        self._group_base()
+        self._use_base()
 
     def close(self) -> None:
         """Give back the lock and the shards."""
         self._retired.close()
         self._readings.drop(list(self._readings.sources.values()))
+
+    @property
+    def _readings(self) -> Readings | NoReadings:
+        return self._sums.readings
+
+    def _begin_sums(self) -> None:
+        """Read and add up from now on, where there was nothing so far."""
+        if isinstance(self._sums, NoSums):
+            # Imported here: numpy takes longer than all the rest of a start together.
+            from telemetry.sums import Sums  # noqa: PLC0415
+
+            self._sums = Sums(
+                descriptor_limit=self._descriptor_limit,
+                policy=self._policy,
+                violations=self._violations,
+            )
 
     # -- Scraping -----------------------------------------------------------------------------
 
@@ -153,8 +167,7 @@ class ShardCollector:
         self._merged_at = time.monotonic()
         began = time.perf_counter()
         self._read()
-        plan = self._find_plan()
-        totals = add_up(plan)
+        totals = self._sums.add_up()
         facts = self._gather_facts(time.perf_counter() - began)
         self._health = self._build_health()
         own = own_metrics.build_statement(facts, handed=self._supervisor.read())
@@ -175,6 +188,8 @@ class ShardCollector:
                 self._go_on_unlisted(error)
                 break
             self._complaints.note("list", "")
+            if listed.placed:
+                self._begin_sums()
             if listed is self._listed:
                 break
             if attempt == 0 and self._readings.find_missing(listed.placed):
@@ -209,22 +224,6 @@ class ShardCollector:
             placed += [Placed(shard, claim.number or 0) for shard in claim.shards]
             defects.update(defect for _, defect in claim.defects)
         return _Listed(flat, placed, claims, defects, mark)
-
-    def _find_plan(self) -> Plan:
-        """Find what adds up with what; decided anew only when the series have changed."""
-        seen = (self._readings.version, *self._base_groups.values())
-        if self._plan is None or seen != self._planned_at:
-            groups = [group for group in self._readings.groups.values() if group.keys]
-            first = {group: min(source.order for source in group.sources) for group in groups}
-            ordered = [*self._base_groups.values(), *sorted(groups, key=first.__getitem__)]
-            # A process's own gauges depend on who there is, all others on which groups there are.
-            own = any(group.mode in OWN_MODES for group in ordered) or self._violations
-            wanted = (seen if own else (), *ordered)
-            if self._plan is None or wanted != self._planned_for:
-                self._plan, self._planned_for = build_plan(ordered, self._policy), wanted
-                self._violations.note(self._plan.violations)
-            self._planned_at = seen
-        return self._plan
 
     def _gather_facts(self, seconds: float) -> own_metrics.Facts:
         listed = self._listed
@@ -309,7 +308,7 @@ class ShardCollector:
             self._readings.drop(source for sources in chosen.values() for source in sources)
             self._readings.drop(gone)
             self._retired.use(base)
-            self._group_base()
+            self._use_base()
         self._complaints.note("fold", "")
         retired = self._retired.path
         self._complaints.attempt(
@@ -352,8 +351,10 @@ class ShardCollector:
         shard = source.shard
         return shard.kind, shard.mode, shard.pid, self._readings.entries(source)
 
-    def _group_base(self) -> None:
-        self._base_groups = build_base_groups(self._retired.base, self._base_groups)
+    def _use_base(self) -> None:
+        if self._retired.base.sections:
+            self._begin_sums()
+        self._sums.use(self._retired.base)
 
 
 def _is_twin(source: Source, shard: Shard) -> bool:

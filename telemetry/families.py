@@ -9,26 +9,22 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 
 from telemetry.groups import Group, Source
+from telemetry.plan import Family, HistogramSeries, Labels, Part, Plan, Sample, Violation
 from telemetry.shards import Shard, parse_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import NDArray
-
     from telemetry.base import Base, Section
+    from telemetry.plan import Places
     from telemetry.policy import LabelPolicy
     from telemetry.shards import Key
 
-    Floats: TypeAlias = NDArray[np.float64]
-    Places: TypeAlias = NDArray[np.intp]
-
-Labels: TypeAlias = tuple[tuple[str, str], ...]
 # A series of the page: family, sample name, labels (and, of a bucket, its bound).
 _Series: TypeAlias = tuple[str, str, Labels, float | None]
 
@@ -36,74 +32,6 @@ _Series: TypeAlias = tuple[str, str, Labels, float | None]
 OWN_MODES: Final = frozenset({"all", "liveall"})
 # Before every claim.
 _BASE_ORDER: Final = -1
-
-
-class Sample(NamedTuple):
-    """A line of the page, and the slot its value comes from."""
-
-    name: str
-    labels: Labels
-    slot: int
-
-
-class Violation(NamedTuple):
-    """A family that carries a label it must not, and who wrote it: pid (0: the dead) and shard."""
-
-    family: str
-    label: str
-    pid: int
-    shard: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """A metric family; its samples as the page has them."""
-
-    name: str
-    kind: str
-    help: str
-    samples: tuple[Sample, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """The columns of a group that count, and the slot each adds to."""
-
-    group: Group
-    columns: Places
-    slots: Places  # a slot for each column; of `all` gauges, for each row and column
-    counts: int  # so many of the columns only count up
-
-
-@dataclass(frozen=True, slots=True)
-class HistogramSeries:
-    """The buckets of one histogram in the order of their bounds, and the slot of its count."""
-
-    buckets: Places
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What adds up with what."""
-
-    families: tuple[Family, ...]
-    size: int
-    parts: tuple[Part, ...]
-    histograms: tuple[HistogramSeries, ...]
-    # Families that shards disagree about, by kind or mode; added up one by one, as stock does.
-    disputed: Mapping[str, tuple[Part, ...]]
-    violations: Mapping[Violation, int]  # and how many series
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """The values of a plan's slots, and which of them there are."""
-
-    plan: Plan
-    values: list[float]
-    present: list[bool]
-    disputed: tuple[tuple[Family, tuple[float, ...]], ...] = ()
 
 
 # -- The base as groups ---------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from telemetry.families import Family, Sample
+from telemetry.plan import Family, Sample
 from telemetry.processes import read_identity
 from telemetry.version import __version__
 

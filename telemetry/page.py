@@ -22,8 +22,8 @@ from telemetry.answers import Page
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from telemetry.families import Family, Plan, Totals
     from telemetry.own_metrics import Statement
+    from telemetry.plan import Family, Plan, Totals
 
     Encode = Callable[["_Registry"], bytes]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -30,17 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from telemetry.groups import Floats, Layout, Name
+    from telemetry.shards import Placed
 
 # New shards that are opened before any of them is read; some more descriptors than are kept.
 _ADMITTED_AT_ONCE: Final = 64
 _ADMITTED_BEYOND_THE_LIMIT: Final = 8
-
-
-class Placed(NamedTuple):
-    """A shard, and what holds it: None the flat directory, else a claim (0: still open)."""
-
-    shard: Shard
-    claim: int | None
 
 
 class Readings:

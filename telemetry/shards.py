@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from telemetry.shard_format import (
     GAUGE_MODES,
@@ -105,6 +105,13 @@ class Shard:
     def live(self) -> bool:
         """Whether it ends with its process: a gauge of the living only."""
         return self.mode.startswith("live")
+
+
+class Placed(NamedTuple):
+    """A shard, and what holds it: None the flat directory, else a claim (0: still open)."""
+
+    shard: Shard
+    claim: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from telemetry.families import Violation
+    from telemetry.plan import Violation
 
 # So much is told of a name, however long it is.
 _TOLD_CHARACTERS: Final = 200

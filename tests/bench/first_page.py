@@ -12,6 +12,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+import telemetry.sums  # noqa: F401 - else the first shard would import it
 from telemetry.collector import open_collector
 from telemetry.descriptors import raise_limit
 from telemetry.policy import build_policy

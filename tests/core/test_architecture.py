@@ -222,16 +222,19 @@ telemetry.groups          shell  shards
 telemetry.layouts         shell  groups shards
 telemetry.gathering       shell  shards
 telemetry.readings        shell  gathering groups layouts processes shards
-telemetry.families        shell  groups shards
-telemetry.adding          shell  families shards
+telemetry.plan            shell
+telemetry.families        shell  groups plan shards
+telemetry.adding          shell  families plan shards
+telemetry.sums            shell  adding families readings
+telemetry.nothing         shell  plan
 telemetry.page            shell  answers
-telemetry.own_metrics     shell  families processes version
+telemetry.own_metrics     shell  plan processes version
 telemetry.single_flight   shell
 telemetry.complaints      shell
 telemetry.violations      shell
 telemetry.retired         shell  base fold shards
-telemetry.collector       shell  adding base complaints families fold own_metrics page readings
-                                 retired shards single_flight violations
+telemetry.collector       shell  base complaints fold nothing own_metrics page retired shards
+                                 single_flight sums violations
 telemetry.server          shell
 telemetry.options         shell  mode policy
 telemetry.metricsd        shell  answers clearing collector descriptors handback listen log_lines
@@ -265,6 +268,7 @@ FOREIGN: Final = {
         "telemetry.gathering",
         "telemetry.groups",
         "telemetry.layouts",
+        "telemetry.plan",
         "telemetry.readings",
     },
     "prometheus_client": {

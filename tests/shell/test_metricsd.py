@@ -154,11 +154,25 @@ def test_it_listens_on_the_given_host_only(start: Start) -> None:
     assert listening == [("127.0.0.1", metricsd.port)]
 
 
-def test_no_thread_of_numpys_spins_in_it(start: Start) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc for what is loaded")
+def test_it_does_without_numpy_until_there_is_a_shard(start: Start, directory: Path) -> None:
+    metricsd = start()
+    maps = Path(f"/proc/{metricsd.process.pid}/maps")
+    for _ in range(2):
+        assert "ptsup_shards{" in metricsd.scrape()
+        assert metricsd.health()["directory"] == "ok"
+    assert "/numpy/" not in maps.read_text()
+    with writer(directory):
+        assert "shop_sales_total" in metricsd.scrape()
+    assert "/numpy/" in maps.read_text()
+
+
+def test_no_thread_of_numpys_spins_in_it(start: Start, directory: Path) -> None:
     counts = []
     plain = {k: v for k, v in clean_environ().items() if k != "OPENBLAS_NUM_THREADS"}
     for env in (plain, plain | {"OPENBLAS_NUM_THREADS": "1"}):
         metricsd = start(env=env)
+        write_big_shards(directory, files=1, series=1)
         metricsd.scrape()
         counts.append(psutil.Process(metricsd.process.pid).num_threads())
         metricsd.end()

@@ -1,0 +1,80 @@
+"""What stands in for readings and sums while there is no shard and no base to be read.
+
+They take longer to import than a page without them takes to come: numpy is theirs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from telemetry.plan import Plan, Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from telemetry.base import Base
+    from telemetry.groups import Source
+    from telemetry.shards import Defect, Entry, Placed, Shard
+
+# Slot 0 is nobody's.
+_NO_TOTALS: Final = Totals(Plan((), 1, (), (), {}, {}), [0.0], [False])
+
+
+class NoReadings:
+    """The readings of no shard."""
+
+    starved: Final = False
+
+    def __init__(self) -> None:
+        self.sources: Mapping[int, Source] = {}
+        self.refused: Mapping[int, tuple[Shard, Defect]] = {}
+
+    def begin(self) -> None:
+        """Begin nothing."""
+
+    def sync(self, listed: Sequence[Placed]) -> None:
+        """Take in nothing: there is nothing."""
+
+    def refresh(self) -> None:
+        """Read nothing."""
+
+    def drop(self, sources: Iterable[Source]) -> None:
+        """Forget nothing."""
+
+    def find_missing(self, listed: Iterable[Placed]) -> bool:  # noqa: ARG002  the readings'
+        """Miss nothing."""
+        return False
+
+    def list_defects(self) -> Sequence[tuple[Shard, set[Defect]]]:
+        """Nothing is wrong."""
+        return ()
+
+    def find_defects(self, source: Source) -> set[Defect]:  # noqa: ARG002  the readings'
+        """Nothing is wrong."""
+        return set()
+
+    def entries(self, source: Source) -> list[Entry]:  # noqa: ARG002  the readings'
+        """Nothing was read."""
+        return []
+
+    def find_unlinked_dead(self) -> list[Source]:
+        """Nobody left a shard."""
+        return []
+
+    def find_dead_gauges(self) -> list[Source]:
+        """Nobody left a gauge."""
+        return []
+
+
+class NoSums:
+    """What no shard and no base add up to."""
+
+    def __init__(self) -> None:
+        self.readings = NoReadings()
+
+    def use(self, base: Base) -> None:
+        """Add up without this base, in which nothing is."""
+
+    def add_up(self) -> Totals:
+        """Add up nothing."""
+        return _NO_TOTALS
