@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -129,6 +130,7 @@ async def _run(
     if tell is not None:
         loop.background(_tell_settled(loop, tell))
     loop.background(feed_watchdog())
+    gc.freeze()  # what there is by now stays: nobody has to look through it for garbage again
     try:
         await loop.run()
     finally:

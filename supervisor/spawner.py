@@ -27,7 +27,7 @@ from supervisor.spawn import Child, SpawnError
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from supervisor.admission import Admitted
     from supervisor.config import Config
@@ -51,17 +51,29 @@ class Spawner:
     children: Children
     journal: Journal
 
-    def spawn(self, processes: Sequence[Process]) -> Iterator[Spawned | SpawnFailed]:
+    def spawn(self, processes: Sequence[Process]) -> list[Spawned | SpawnFailed]:
         """Spawn these incarnations, which the fleet has asked for."""
         if not processes:
-            return
+            return []
         for process in processes:
             self.children.origins[process.name] = self._build_origin(process)
             self.journal.note(process.name)
         # The intents, before there is anything to lose.
         written = self.journal.write()
-        for process in processes:
-            yield self._spawn(process, written=written)
+        told = [self._spawn(process, written=written) for process in processes]
+        for event in told:
+            if isinstance(event, Spawned):
+                self._identify(event)
+        return told
+
+    def _identify(self, spawned: Spawned) -> None:
+        """Note who a child is: it keeps its pid until we reap it.
+
+        Not at once after its spawn: whoever asks then waits until it has become its program.
+        """
+        origin = self.children.origins[spawned.name]
+        identity = kernel.read_identity(spawned.pid)
+        self.children.origins[spawned.name] = replace(origin, identity=identity)
 
     def _build_origin(self, process: Process) -> Origin:
         member, nonce = self.members.get(process.name), secrets.token_hex(8)
@@ -98,7 +110,6 @@ class Spawner:
             for descriptor in locks:  # it is the child's alone from here on
                 os.close(descriptor)
         self.children.present[name] = child
-        self.children.origins[name] = replace(origin, identity=kernel.read_identity(child.pid))
         return Spawned(name, incarnation, child.pid)
 
     def _lock(self, name: str, incarnation: int) -> int | None:
