@@ -62,7 +62,7 @@ def test_whoever_died_is_out_of_the_flat_directory_and_on_the_page(stack: Stack)
     # Its workers were reaped by their own parent: only a sweep finds what they left.
     wait_for(
         lambda: {int(name.split("_")[-1][:-3]) for name in stack.shards} <= living,
-        timeout_seconds=17,
+        timeout_seconds=20,
         what="the sweep",
     )
     assert stack.counters() == before
@@ -98,7 +98,7 @@ def test_a_claim_that_fails_gives_the_pid_back_and_is_told_until_it_is_made_up_f
 
     retired.unlink()
     aside.rename(retired)
-    wait_for(lambda: not stack.status()["drift"], timeout_seconds=17, what="the next sweep")
+    wait_for(lambda: not stack.status()["drift"], timeout_seconds=20, what="the next sweep")
     assert not shard.exists()
     assert stack.counters()[BLOCKS] == 5
     wait_for(  # status knows it first
