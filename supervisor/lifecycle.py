@@ -122,6 +122,7 @@ class Process:
         return self.state is State.FATAL
 
 
+_CHILD_EVENTS: Final = get_args(ChildEvent)
 Decision: TypeAlias = tuple[Process, tuple[Action, ...]]
 
 
@@ -138,7 +139,7 @@ def decide(process: Process, event: ProcessEvent, now: float) -> Decision:
 
     News of another incarnation and events without a row in TRANSITIONS change nothing.
     """
-    if isinstance(event, get_args(ChildEvent)) and event.incarnation != process.incarnation:
+    if isinstance(event, _CHILD_EVENTS) and event.incarnation != process.incarnation:
         return process, ()
     transition = TRANSITIONS[process.state].get(type(event))
     if transition is None:

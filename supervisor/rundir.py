@@ -178,7 +178,7 @@ class RunDir:
         try:
             descriptor = os.open(path, flags, 0o600)
         except FileExistsError:
-            path.unlink(missing_ok=True)
+            self.remove_lock(name, incarnation)
             descriptor = os.open(path, flags, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return descriptor
@@ -203,7 +203,7 @@ class RunDir:
     def find_lock(self, name: str, incarnation: int) -> tuple[int, int] | None:
         """Find the lock's file (inode, device), for who holds it to be looked for."""
         try:
-            found = self._place_lock(name, incarnation).lstat()
+            found = Path(self._place_lock(name, incarnation)).lstat()
         except FileNotFoundError:
             return None
         return found.st_ino, found.st_dev
@@ -211,10 +211,11 @@ class RunDir:
     def remove_lock(self, name: str, incarnation: int) -> None:
         """Remove the file, now that nobody lives of that incarnation."""
         with contextlib.suppress(OSError):
-            self._place_lock(name, incarnation).unlink(missing_ok=True)
+            Path(self._place_lock(name, incarnation)).unlink(missing_ok=True)
 
-    def _place_lock(self, name: str, incarnation: int) -> Path:
-        return self.states / f"{name}.{incarnation}{_LOCK_SUFFIX}"
+    def _place_lock(self, name: str, incarnation: int) -> str:
+        # No Path: making one takes as long as making the file, and each spawn makes one.
+        return f"{self.states}/{name}.{incarnation}{_LOCK_SUFFIX}"
 
     # -- State ------------------------------------------------------------------------------
 

@@ -121,7 +121,7 @@ def spawn(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=dict(environment),
+                env=environment,
                 cwd=cwd,
                 pass_fds=pass_fds,
                 start_new_session=True,
