@@ -167,7 +167,8 @@ async def _tell_settled(loop: Loop, tell: Callable[[dict[str, Any]], None]) -> N
         async with asyncio.timeout(WAIT_IN_SILENCE_SECONDS):
             await loop.wait_until(lambda: loop.settled)
     except TimeoutError:
-        tell({"waiting": loop.find_unsettled()})
+        if waiting := loop.find_unsettled():  # the last of them may just have come to be
+            tell({"waiting": waiting})
         await loop.wait_until(lambda: loop.settled)
     tell(build_report(loop))
 
