@@ -200,19 +200,19 @@ def test_who_died_while_no_supervisor_lived_ended_in_a_way_nobody_knows(stack: S
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells others how one ended")
-@pytest.mark.parametrize(
-    ("end", "exit_word"), [("exit 3", "3"), ("exit 0", "0"), ("kill -9 $$", "SIGKILL")]
-)
-def test_how_an_adopted_session_ends_is_told_by_the_kernel(
-    stack: Stack, end: str, exit_word: str
-) -> None:
-    stack.start("-s", f"a=sh -c 'while [ ! -e end ]; do sleep 0.05; done; {end}'")
+def test_how_an_adopted_session_ends_is_told_by_the_kernel(stack: Stack) -> None:
+    ends = {"3": "exit 3", "0": "exit 0", "SIGKILL": "kill -9 $$"}
+    until = "while [ ! -e end ]; do sleep 0.05; done"
+    stack.start(
+        *(w for word, end in ends.items() for w in ("-s", f"{word}=sh -c '{until}; {end}'"))
+    )
     kill_supervisor(stack)
     stack.run("start", "-d")
     (stack.cwd / "end").touch()
-    assert stack.wait_for_state("a", "exited")["exit"] in {exit_word, "unknown"}
-    if tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 15):
-        assert stack.session("a")["exit"] == exit_word
+    for word in ends:
+        assert stack.wait_for_state(word, "exited")["exit"] in {word, "unknown"}
+        if tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 15):
+            assert stack.session(word)["exit"] == word
 
 
 def test_an_adopted_session_that_dies_is_restarted(stack: Stack) -> None:

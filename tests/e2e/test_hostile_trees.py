@@ -92,25 +92,33 @@ def test_hostile_trees_are_gone_a_second_after_the_timeout_and_bystanders_stay(
 
 
 @pytest.mark.parametrize("adopted", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
 def test_what_a_crashed_leader_left_is_gone_before_its_next_incarnation(
-    stack: Stack, kind: str, *, adopted: bool
+    stack: Stack, *, adopted: bool
 ) -> None:
     (stack.cwd / "ptsup.toml").write_text(
-        f'[session.t]\ncommand = "{tree(kind)}"\nrestart = "always"\nstop_timeout_seconds = 0.5\n'
+        "".join(
+            f'[session.{kind}]\ncommand = "{tree(kind)}"\nrestart = "always"\n'
+            "stop_timeout_seconds = 0.5\n"
+            for kind in KINDS
+        )
     )
     stack.start()
-    wait_until_up(stack, "t", kind)
+    for kind in KINDS:
+        wait_until_up(stack, kind, kind)
     if adopted:
         os.kill(stack.status()["supervisor"]["pid"], 9)
         wait_for(lambda: stack.run("status", code=None).returncode == 4, what="the crash")
         stack.start()
-    leader = stack.session("t")["pid"]
-    former = find_pids(stack, "t")
-    assert leader in former
-    os.kill(leader, 9)
-    wait_for(lambda: stack.session("t")["incarnation"] == 2, what="the next incarnation")
-    assert not [pid for pid in former if is_alive(pid)]
+    for kind in KINDS:
+        leader = stack.session(kind)["pid"]
+        former = find_pids(stack, kind)
+        assert leader in former
+        os.kill(leader, 9)
+        wait_for(
+            lambda kind=kind: stack.session(kind)["incarnation"] == 2,  # type: ignore[misc]
+            what="the next incarnation",
+        )
+        assert not [pid for pid in former if is_alive(pid)], kind
 
 
 @pytest.mark.parametrize("whose", ["ours", "adopted", "nobody's"])

@@ -85,10 +85,10 @@ def test_a_handed_over_session_passes_the_gates_first(stack: Stack) -> None:
     assert [s["name"] for s in stack.status()["sessions"]] == ["a"]
 
 
-@pytest.mark.parametrize("value", ["", "0", "false", "NO", "Off"])
-def test_a_false_like_variable_starts(stack: Stack, value: str) -> None:
-    stack.start("-s", "a=sleep 600", PEAK_TRADE_LIVE_ENABLED=value)
-    assert stack.session("a")["state"] == "running"
+def test_a_false_like_variable_starts(stack: Stack) -> None:
+    for number, value in enumerate(("", "0", "false", "NO", "Off")):  # but the first, handed over
+        stack.start("-s", f"a{number}=sleep 600", PEAK_TRADE_LIVE_ENABLED=value)
+        assert stack.session(f"a{number}")["state"] == "running"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.what)
