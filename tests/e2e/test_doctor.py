@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import venv
 import zipfile
 from dataclasses import dataclass, field
@@ -343,7 +344,9 @@ def _build_wheel(directory: Path) -> None:
 def test_prometheus_client_imported_too_early(patient: Patient) -> None:
     patient.start_metricsd()
     variables = {k: v for k, v in patient.variables.items() if k.startswith("PEAKTRADE")}
+    began = time.monotonic()
     patient.start_by_hand(patient.write_session(), "early", env=variables)
+    wait_for(lambda: time.monotonic() >= began + 5, what="it to be old enough to be judged")
     patient.follow(patient.wait_for_cause("imported-early"))
     patient.assert_well()
     patient.wait_for_counts()
