@@ -116,33 +116,30 @@ class Audit:
 
     # -- Looking --------------------------------------------------------------------------------
 
-    def turn(self) -> Coroutine[Any, Any, None] | None:
+    def turn(self, now: float) -> Coroutine[Any, Any, None] | None:
         """Begin a turn; what is due is given back as work to be done beside.
 
-        To be called every second, at a wakeup that comes anyway.
+        To be called every second, at a wakeup that comes anyway; `now` is monotonic.
         """
         try:
-            return self._begin_turn()
+            if self._watch is None or self.config_files is not self._watched:
+                self._watch = self._watch_anew()
+            touched = self._watch.take()
+            if touched is None:
+                self._blind = True
+            elif touched:
+                self._touched |= {path.rpartition("/")[2] for path in touched}
+            if self._looking.locked():
+                return None  # the disk is slow; what was touched is looked at after this look
+            # Half a second early is nearer than half a second late.
+            due = now - self._looked_at >= self.settings.interval_seconds - 0.5
+            if due or self._blind or self._touched:
+                return self._do(self.look if due else self._look_at_files)
+            # Of all other news the publisher is told, and asks: see `collect`.
+            if now >= self._expires_at or self.find_health() is not self._health:
+                self.review()
         except Exception as error:  # noqa: BLE001 - what fails here is not the supervision
             self._complain(error)
-            return None
-
-    def _begin_turn(self) -> Coroutine[Any, Any, None] | None:
-        touched = self._take_touched()
-        if touched is None:
-            self._blind = True
-        elif touched:
-            self._touched |= {path.rpartition("/")[2] for path in touched}
-        if self._looking.locked():
-            return None  # the disk is slow; what was touched is looked at after this look
-        now = time.monotonic()
-        # Half a second early is nearer than half a second late.
-        due = now - self._looked_at >= self.settings.interval_seconds - 0.5
-        if due or self._blind or self._touched:
-            return self._do(self.look if due else self._look_at_files)
-        # Of all other news the publisher is told, and asks: see `collect`.
-        if now >= self._expires_at or self.find_health() is not self._health:
-            self.review()
         return None
 
     async def _do(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -157,14 +154,12 @@ class Audit:
             log.warning("the audit failed, and tries again", exc_info=error)
         self._failed = repr(error)
 
-    def _take_touched(self) -> frozenset[str] | None:
-        files = self.config_files
-        if self._watch is None or files != self._watched:
-            self.close()
-            # Its parent tells when the directory itself comes back.
-            paths = (self.directory, self.directory.parent, *(file.path for file in files))
-            self._watch, self._watched = Watch(paths), files
-        return self._watch.take()
+    def _watch_anew(self) -> Watch:
+        self.close()
+        self._watched = self.config_files
+        # Its parent tells when the directory itself comes back.
+        files = (file.path for file in self._watched)
+        return Watch((self.directory, self.directory.parent, *files))
 
     def close(self) -> None:
         """Watch no more."""

@@ -26,6 +26,7 @@ from supervisor.events import KillAll, StopAll
 from supervisor.fleet import Phase
 from supervisor.logs import open_log
 from supervisor.notify import feed_watchdog, notify
+from supervisor.pulse import PulseLoop
 from supervisor.serve import Server
 from supervisor.status import describe
 from supervisor.takeover import find_left, settle_config, take_listener
@@ -115,7 +116,8 @@ def run(
     loop: Loop, sessions: Sequence[Admitted], tell: Callable[[dict[str, Any]], None] | None = None
 ) -> int:
     """Be the supervisor until nothing runs any more; give back the exit code."""
-    return asyncio.run(_run(loop, sessions, tell))
+    with asyncio.Runner(loop_factory=PulseLoop) as runner:
+        return runner.run(_run(loop, sessions, tell))
 
 
 async def _run(

@@ -334,11 +334,11 @@ class Loop:
         if self.fleet.phase is not Phase.ENDED:  # all of it is cleaned away then
             self.journal.write()
 
-    def _beat(self) -> None:
+    def _beat(self, now: float) -> None:
         """Do all that is done again and again, at the one wakeup that there is for it."""
-        self.rounds.turn()
+        self.rounds.turn(now)
         if self.fleet.phase is not Phase.OPENING:
-            work = self.audit.turn()
+            work = self.audit.turn(now)
             if work is not None:
                 self.background(work)
 

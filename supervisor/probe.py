@@ -19,6 +19,7 @@ from supervisor.config import METRICSD
 from supervisor.events import Drained, Event, Ready, Unhealthy
 from supervisor.kept import Kept
 from supervisor.lifecycle import Process, State
+from supervisor.pulse import PulseLoop
 from telemetry.mode import find_probe_host, render_address
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ DRAIN_LIMIT_SECONDS: Final = 20.0
 DRAIN_LOOK_SECONDS: Final = 0.2
 
 
-def _nothing() -> None:
+def _nothing(_now: float) -> None:
     pass
 
 
@@ -58,7 +59,7 @@ class Prober:
     port: int
     find_metricsd: Callable[[], Process]
     post: Callable[[Event], None]
-    after: Callable[[], None] = _nothing  # called after each probe: whoever is due looks, too
+    after: Callable[[float], None] = _nothing  # called after each probe: who is due looks, too
     drain_seconds: float | None = None  # None: by the interval Prometheus scrapes at
     drained: str = ""  # how the drain went, in words
     _health: dict[str, Any] = field(default_factory=dict)
@@ -69,7 +70,6 @@ class Prober:
     _kept_for: int = 0  # the incarnation it answers for
     _asked: int = 0  # on this connection
     _asked_at: float = 0.0
-    _timer: asyncio.TimerHandle | None = None
     _failure: Exception | None = None
 
     @property
@@ -111,7 +111,7 @@ class Prober:
             while True:
                 began = time.monotonic()
                 await self._probe()
-                self.after()
+                self.after(time.monotonic())
                 await self._beat_steadily(began)
         finally:
             self._hang_up()
@@ -119,23 +119,21 @@ class Prober:
     async def _beat_steadily(self, began: float) -> None:
         """Let beats follow until one has to wait for something, or is wanted now."""
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(began + PROBE_SECONDS, self._beat)
+        assert isinstance(loop, PulseLoop)
+        loop.start_beats(began + PROBE_SECONDS, PROBE_SECONDS, self._beat)
         try:
             await self._now.wait()
         finally:
-            self._timer.cancel()
+            loop.stop_beats()
         self._now.clear()
         if self._failure is not None:
             raise self._failure
 
-    def _beat(self) -> None:
-        """Do all of a beat in the timer's own turn: to wake a task for it costs as much again."""
-        now = time.monotonic()
+    def _beat(self, now: float) -> None:
+        """Do all of a beat within the loop's wait: to wake a task for it costs as much again."""
         try:
             if self._probe_kept(now):
-                self.after()
-                loop = asyncio.get_running_loop()
-                self._timer = loop.call_at(now + PROBE_SECONDS, self._beat)
+                self.after(now)
                 return
         except Exception as error:  # noqa: BLE001 - raised where it does not go unnoticed
             self._failure = error

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -45,9 +44,8 @@ class Rounds:
         self._rounds.append(_Round(work, seconds))
         self._due_at = -math.inf
 
-    def turn(self) -> None:
-        """Begin what is due: to be called at each beat."""
-        now = time.monotonic()
+    def turn(self, now: float) -> None:
+        """Begin what is due by now, in monotonic seconds: to be called at each beat."""
         if now < self._due_at:
             return
         for each in self._rounds:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterable
 
 _PROC: Final = Path("/proc")
 _DEAD: Final = frozenset("ZX")  # zombie, or in its very last moment
@@ -80,15 +81,31 @@ if sys.platform == "linux":
 
     def read_environment(pid: int) -> dict[str, str]:
         """Read the environment a process had at its start; nothing when it may not be seen."""
-        try:
-            # By its name and no Path: everybody is read in one look.
-            with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:  # noqa: PTH123
-                entries = os.fsdecode(file.read()).split("\0")
-        except OSError:
-            return {}
+        entries = os.fsdecode(_read_environ(pid)).split("\0")
         entries.reverse()  # of a name that is there twice, a process takes the first
         pairs = [entry.partition("=") for entry in entries]
         return {name: value for name, equals, value in pairs if name and equals}
+
+    def read_variables(pid: int, names: Iterable[str]) -> dict[str, str | None] | None:
+        """Read what it had in these alone, None in one that was not set; None for nothing.
+
+        Quicker than to read all of it, and in one look everybody's is read.
+        """
+        environ = _read_environ(pid)
+        return {name: _find_value(environ, name) for name in names} if environ else None
+
+    def _find_value(environ: bytes, name: str) -> str | None:
+        # Of a name that is there twice it is the first, as above.
+        _, found, rest = (b"\0" + environ).partition(os.fsencode(f"\0{name}="))
+        return os.fsdecode(rest.partition(b"\0")[0]) if found else None
+
+    def _read_environ(pid: int) -> bytes:
+        try:
+            # By its name and no Path: everybody is read in one look.
+            with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:  # noqa: PTH123
+                return file.read()
+        except OSError:
+            return b""
 
     def holds(pid: int, inode: int, device: int) -> bool | None:
         """Whether a process has this file open or mapped; None when it does not show that."""
@@ -173,6 +190,11 @@ else:
             return psutil.Process(pid).environ()
         except psutil.Error:
             return {}
+
+    def read_variables(pid: int, names: Iterable[str]) -> dict[str, str | None] | None:
+        """Read what it had in these alone, None in one that was not set; None for nothing."""
+        found = read_environment(pid)
+        return {name: found.get(name) for name in names} if found else None
 
     def holds(pid: int, inode: int, device: int) -> bool | None:
         """Whether a process has this file open; None when it does not show that."""

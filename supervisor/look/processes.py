@@ -17,7 +17,7 @@ from supervisor.drift.facts import Environment, Foreigner, Unlinked
 from supervisor.observe import find_ancestors, read_command, read_nonce
 from telemetry.holders import render_command
 from telemetry.masking import mask_secrets
-from telemetry.processes import holds, read_environment
+from telemetry.processes import holds, read_variables
 from telemetry.shards import RETIRED, parse_shard_name
 
 if TYPE_CHECKING:
@@ -258,11 +258,11 @@ class ProcessLooker:
             self._looks[member.key] = self._looks.get(member.key, 0) + 1
             names = self._find_variables(member)
             pids = (member.pid, *sorted(others.get(member.pid, ())))
-            seen = ((pid, read_environment(pid)) for pid in pids)
+            seen = ((pid, read_variables(pid, names)) for pid in pids)
             self._environments[member.key] = tuple(
-                Environment(pid, pid == member.pid, {name: found.get(name) for name in names})
+                Environment(pid, pid == member.pid, found)
                 for pid, found in seen
-                if found
+                if found is not None
             )
 
 

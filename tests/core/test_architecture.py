@@ -85,7 +85,8 @@ supervisor.claims         shell  drift drift.facts telemetry.claim telemetry.cle
 supervisor.admission      shell  environ errors gates gates.files gates.refusal spawn
 supervisor.notify         shell
 supervisor.kept           shell
-supervisor.probe          shell  config events kept lifecycle telemetry.mode
+supervisor.pulse          shell
+supervisor.probe          shell  config events kept lifecycle pulse telemetry.mode
 supervisor.rounds         shell
 supervisor.watch          shell
 supervisor.look           pure
@@ -128,8 +129,8 @@ supervisor.orphans        shell  adoption client config config.keys errors kerne
 supervisor.takeover       shell  admission adoption client config config.marks drift.facts errors
                                  gates kernel lifecycle observe orphans port telemetry.mode
                                  telemetry.processes
-supervisor.launch         shell  audit claims config control errors events fleet logs notify serve
-                                 status takeover telemetry.clearing telemetry.log_lines
+supervisor.launch         shell  audit claims config control errors events fleet logs notify pulse
+                                 serve status takeover telemetry.clearing telemetry.log_lines
 supervisor.client         shell  control errors kernel
 supervisor.doctor         pure
 supervisor.doctor.facts   pure

@@ -140,7 +140,7 @@ def test_an_audit_that_fails_says_so_once_and_goes_on(
         raise OSError(24, "Too many open files")
 
     def turn() -> None:
-        work = scene.audit.turn()
+        work = scene.audit.turn(time.monotonic())
         if work is not None:
             asyncio.run(work)
 

@@ -8,7 +8,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 import pytest
@@ -18,11 +18,17 @@ from supervisor.config import METRICSD, METRICSD_POLICY
 from supervisor.events import Drained, Event, Unhealthy
 from supervisor.lifecycle import Process, State
 from supervisor.probe import Prober
+from supervisor.pulse import PulseLoop
 
 RUNNING: Final = Process(
     name=METRICSD, policy=METRICSD_POLICY, state=State.RUNNING, incarnation=4, pid=7
 )
 Answer = Callable[[], Awaitable[dict[str, Any] | None]]
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=PulseLoop) as runner:
+        runner.run(work)
 
 
 class Scene:
@@ -68,7 +74,7 @@ class Scene:
             writer.close()
 
     def run(self, seconds: float) -> None:
-        asyncio.run(self.serve(self.prober.run(), seconds))
+        run(self.serve(self.prober.run(), seconds))
 
 
 def test_who_answers_is_healthy_and_asked_once_a_second() -> None:
@@ -87,7 +93,7 @@ def test_what_fails_at_a_beat_ends_the_probing_and_is_told() -> None:
     async def answer() -> dict[str, Any]:
         return {"pid": 7}
 
-    def fail_at_the_second_beat() -> None:
+    def fail_at_the_second_beat(_now: float) -> None:
         if len(scene.asked) > 2:
             raise RuntimeError("as told")
 
@@ -100,7 +106,7 @@ def test_what_fails_at_a_beat_ends_the_probing_and_is_told() -> None:
     told: list[str] = []
     scene = Scene(answer)
     scene.prober.after = fail_at_the_second_beat
-    asyncio.run(scene.serve(probe(), 10))
+    run(scene.serve(probe(), 10))
     assert told == ["as told"]
 
 

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from telemetry.processes import holds, is_alive, read_environment, read_identity, read_usage
+from telemetry.processes import (
+    holds,
+    is_alive,
+    read_environment,
+    read_identity,
+    read_usage,
+    read_variables,
+)
 from waiting import wait_for
 
 if TYPE_CHECKING:
@@ -168,9 +175,27 @@ def test_the_environment_of_a_process_is_what_it_was_given() -> None:
     with subprocess.Popen(["sleep", "600"], env=given) as process:
         try:
             wait_for(lambda: read_environment(process.pid) == given, what="its environment")
+            names = [*given, "PLAI", "LAIN", "a"]
+            assert read_variables(process.pid, names) == dict.fromkeys(names) | given
         finally:
             process.kill()
     assert read_environment(process.pid) == {}
+    assert read_variables(process.pid, ["PLAIN"]) is None
+
+
+def test_of_a_variable_that_is_there_twice_the_first_counts() -> None:
+    # No shell and no Popen gives one twice; execve does.
+    script = (
+        "import ctypes; strings = lambda *s: (ctypes.c_char_p * (len(s) + 1))(*s, None); "
+        "ctypes.CDLL(None).execve(b'/bin/sleep', strings(b'sleep', b'600'), "
+        "strings(b'TWICE=1', b'TWICE=2'))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script]) as process:
+        try:
+            wait_for(lambda: read_environment(process.pid) == {"TWICE": "1"})
+            assert read_variables(process.pid, ["TWICE"]) == {"TWICE": "1"}
+        finally:
+            process.kill()
 
 
 WORKS = (

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-import pytest
-
-from supervisor import rounds
 from supervisor.rounds import Rounds
 
 if TYPE_CHECKING:
@@ -44,13 +40,11 @@ class Scene:
 
     async def run(self) -> None:
         now = 0.0
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(rounds, "time", SimpleNamespace(monotonic=lambda: now))
-            while not self.enough.is_set():
-                assert now < 100 * BEAT_SECONDS
-                self.rounds.turn()
-                now += BEAT_SECONDS
-                await asyncio.sleep(0.001)  # what was begun goes as far as it can
+        while not self.enough.is_set():
+            assert now < 100 * BEAT_SECONDS
+            self.rounds.turn(now)
+            now += BEAT_SECONDS
+            await asyncio.sleep(0.001)  # what was begun goes as far as it can
         self.rounds.close()
 
     def find_beats(self, name: str) -> list[int]:
