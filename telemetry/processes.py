@@ -92,7 +92,9 @@ if sys.platform == "linux":
         Quicker than to read all of it, and in one look everybody's is read.
         """
         environ = _read_environ(pid)
-        return {name: _find_value(environ, name) for name in names} if environ else None
+        if b"=" not in environ:  # not to be seen, or its title was written over it
+            return None
+        return {name: _find_value(environ, name) for name in names}
 
     def _find_value(environ: bytes, name: str) -> str | None:
         # Of a name that is there twice it is the first, as above.

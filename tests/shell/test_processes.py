@@ -198,6 +198,31 @@ def test_of_a_variable_that_is_there_twice_the_first_counts() -> None:
             process.kill()
 
 
+# What setproctitle does, and whoever else needs more room for a title than the arguments have.
+OVERWRITES = """
+import ctypes, sys, time
+fields = open("/proc/self/stat").read().rpartition(")")[2].split()
+start, end = int(fields[47]), int(fields[48])
+ctypes.memset(start, 0, end - start)
+ctypes.memmove(start, b"title", 5)
+print("done", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is not kept in the process")
+def test_an_environment_that_was_overwritten_by_a_title_tells_nothing() -> None:
+    script = [sys.executable, "-c", OVERWRITES]
+    with subprocess.Popen(script, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"done\n"
+            assert read_environment(process.pid) == {}
+            assert read_variables(process.pid, ["PATH"]) is None
+        finally:
+            process.kill()
+
+
 WORKS = (
     "import sys, time; held = bytearray(b'x' * (1 << 24))\n"
     "while time.process_time() < 0.2: pass\n"
