@@ -78,6 +78,7 @@ class _Wait(selectors.DefaultSelector):
             if now >= self.at:
                 self.at = now + self.seconds
                 self.beat(now)
+                now = time.monotonic()  # what is waited for beside does not wait for a beat, too
                 if self.over:
                     end = now
             until = min(end, self.at)

@@ -108,6 +108,17 @@ def test_timers_and_io_come_between_beats_as_without_them(scene: Scene) -> None:
     scene.run(wait())
 
 
+def test_a_timer_is_not_put_off_by_the_time_a_beat_takes(scene: Scene) -> None:
+    async def wait() -> None:
+        scene.do = lambda: time.sleep(0.5)
+        scene.loop.start_beats(time.monotonic(), 600, scene.beat)
+        await asyncio.sleep(0.5)  # it was to end with the beat, and not as long again after it
+        assert len(scene.beats) == 1
+        assert time.monotonic() - scene.beats[0] < 0.9
+
+    scene.run(wait())
+
+
 def test_a_loop_that_never_waits_beats_too(scene: Scene) -> None:
     async def spin() -> None:
         while len(scene.beats) < 5:  # noqa: ASYNC110 - it is to be busy
