@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 _LISTINGS: Final = 8
 # So many claims are folded at once: a storm of deaths must not make one long fold.
 _CLAIMS_AT_ONCE: Final = 64
+# An import that fails may cost much, and numpy may just be being installed anew.
+_IMPORT_AGAIN_SECONDS: Final = 10.0
 # So much is told in the health document, however much there is.
 _TOLD: Final = 100
 
@@ -77,10 +79,10 @@ class Merge:
 class _Listed:
     """One listing of the directory: its shards in order, its claims, and what is wrong in it."""
 
-    flat: Listing
-    placed: list[Placed]
-    claims: list[Claim]
-    defects: Counter[Defect]
+    flat: Listing = NOTHING
+    placed: list[Placed] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
+    defects: Counter[Defect] = field(default_factory=Counter)
     mark: DirectoryMark | None = None  # of the flat directory, just before it was listed
 
     @property
@@ -110,7 +112,7 @@ class ShardCollector:
         self._policy = policy
         self._descriptor_limit = descriptor_limit
         self._sums: Sums | NoSums = NoSums()
-        self._listed = _Listed(NOTHING, [], [], Counter())
+        self._listed = _Listed()
         self._stillness = Stillness()
         self._exposition = Exposition()
         self._supervisor = own_metrics.SupervisorPart(supervisor)
@@ -121,6 +123,7 @@ class ShardCollector:
         self._health: dict[str, Any] = {}
         self._merged_at = -math.inf
         self._shard_complaints: dict[str, str] = {}
+        self._import_again_at = -math.inf
 
     def open(self) -> None:
         """Take over the base that there is, and what a crash left of a fold.
@@ -142,15 +145,24 @@ class ShardCollector:
 
     def _begin_sums(self) -> None:
         """Read and add up from now on, where there was nothing so far."""
-        if isinstance(self._sums, NoSums):
+        if not isinstance(self._sums, NoSums) or time.monotonic() < self._import_again_at:
+            return
+        try:
             # Imported here: numpy takes longer than all the rest of a start together.
             from telemetry.sums import Sums  # noqa: PLC0415
-
-            self._sums = Sums(
-                descriptor_limit=self._descriptor_limit,
-                policy=self._policy,
-                violations=self._violations,
-            )
+        except Exception as error:  # noqa: BLE001  a numpy that is broken may raise anything
+            self._import_again_at = time.monotonic() + _IMPORT_AGAIN_SECONDS
+            self._sums.readings.starved = True
+            self._complaints.note("import", f"no totals are on the page: {_render_cause(error)}")
+            return
+        self._complaints.note("import", "")
+        self._sums = Sums(
+            descriptor_limit=self._descriptor_limit,
+            policy=self._policy,
+            violations=self._violations,
+        )
+        self._sums.use(self._retired.base)
+        self._listed = _Listed()  # nothing of it was read
 
     # -- Scraping -----------------------------------------------------------------------------
 
@@ -355,6 +367,14 @@ class ShardCollector:
         if self._retired.base.sections:
             self._begin_sums()
         self._sums.use(self._retired.base)
+
+
+def _render_cause(error: BaseException) -> str:
+    """Say in a line what an import failed of: numpy wraps it in a page of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"cannot import numpy: {first or type(error).__name__}"
 
 
 def _is_twin(source: Source, shard: Shard) -> bool:

@@ -22,6 +22,7 @@ import socket
 import sys
 import threading
 import time
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from telemetry import handback, mode
@@ -173,6 +174,10 @@ def _open_collector(options: Options, descriptor_limit: int) -> Collector:
         # which decides at its import whether its own metrics become shards.
         from telemetry.collector import open_collector  # noqa: PLC0415
         from telemetry.retired import RetiredHeldError  # noqa: PLC0415
+
+        # The first shard imports it; who installed us without it is to hear of it now.
+        if find_spec("numpy") is None:
+            raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
     except ImportError as error:
         missing = (error.name or "").partition(".")[0] or error
         _logger.warning("cannot import %s: /metrics stays empty", missing)

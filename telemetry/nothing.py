@@ -1,6 +1,7 @@
 """What stands in for readings and sums while there is no shard and no base to be read.
 
-They take longer to import than a page without them takes to come: numpy is theirs.
+They take longer to import than a page without them takes to come: numpy is theirs. Where it
+cannot be imported, this goes on standing in for them, and nothing may be folded.
 """
 
 from __future__ import annotations
@@ -23,9 +24,8 @@ _NO_TOTALS: Final = Totals(Plan((), 1, (), (), {}, {}), [0.0], [False])
 class NoReadings:
     """The readings of no shard."""
 
-    starved: Final = False
-
     def __init__(self) -> None:
+        self.starved = False  # what there is could not be read
         self.sources: Mapping[int, Source] = {}
         self.refused: Mapping[int, tuple[Shard, Defect]] = {}
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -638,6 +639,35 @@ def test_a_run_that_fails_fails_only_for_its_own_caller() -> None:
     with pytest.raises(ValueError, match="broken"):
         flight.call()
     assert flight.call() == 2
+
+
+@pytest.mark.parametrize("died", [0, 1, 2], ids=["all live", "a claim", "a base, too"])
+def test_what_could_not_be_added_up_for_want_of_numpy_is_all_there_later(
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    died: int,
+) -> None:
+    for number in range(3):
+        write_counter(directory / f"counter_{NOBODY - number}.db", 10.0**number)
+    if died > 1:
+        claim(directory, 1, f"counter_{NOBODY}.db")
+        with closing(open_collector(directory)) as former:
+            assert former.fold()
+    if died > 0:
+        claim(directory, died, f"counter_{NOBODY - 1}.db")
+    monkeypatch.setattr(collector_room, "_IMPORT_AGAIN_SECONDS", 0.0)
+    monkeypatch.setitem(sys.modules, "telemetry.sums", None)
+    collector = open_collector(directory)
+    for _ in range(3):
+        assert jobs(collector) == {}
+        assert not collector.fold()
+    assert caplog.text.count("no totals are on the page: cannot import numpy") == 1
+    monkeypatch.undo()
+    for _ in range(2):
+        assert sum(jobs(collector).values()) == 111
+        assert collector.fold() == (died > 0)
+        died = 0
 
 
 def test_one_merge_is_encoded_once_for_each_format(monkeypatch: pytest.MonkeyPatch) -> None:

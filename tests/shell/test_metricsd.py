@@ -383,22 +383,37 @@ def test_a_descriptor_that_is_no_listening_tcp_socket_is_refused(
 # Without its libraries
 
 
+@pytest.mark.parametrize("library", ["prometheus_client", "numpy"])
 def test_without_the_library_it_warns_and_the_target_stays_up(
-    tmp_path: Path, directory: Path
+    tmp_path: Path, directory: Path, library: str
 ) -> None:
-    command: list[str | Path] = [
-        sys.executable,
-        CHILDREN / "metricsd_without.py",
-        "prometheus_client",
-    ]
+    command: list[str | Path] = [sys.executable, CHILDREN / "metricsd_without.py", library]
     with running([*command, *options_for(directory)], tmp_path / "log") as metricsd:
+        # When nothing is there yet that would need it.
+        said = f"WARNING cannot import {library}: /metrics stays empty"
+        wait_for(lambda: said in metricsd.log, what="the warning")
         with writer(directory):
             response = metricsd.request("GET", "/metrics")
         assert (response.status, response.body) == (200, b"")
         assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-        assert "WARNING cannot import prometheus_client: /metrics stays empty" in metricsd.log
         assert "Traceback" not in metricsd.log
         assert metricsd.end() == 0
+
+
+def test_a_broken_numpy_costs_the_totals_alone_and_is_told_in_one_line(
+    tmp_path: Path, start: Start, directory: Path
+) -> None:
+    (tmp_path / "numpy.py").write_text("raise RuntimeError('for another\\n\\nprocessor')\n")
+    metricsd = start("--look-seconds", "0", env=clean_environ() | {"PYTHONPATH": str(tmp_path)})
+    with writer(directory):
+        for _ in range(3):
+            page = metricsd.scrape()
+            assert 'ptsup_shards{state="live"}' in page
+            assert "shop_sales_total" not in page
+            assert metricsd.health()["directory"] == "ok"
+    started, told = metricsd.log.splitlines()
+    assert STARTED.search(f"{started}\n")
+    assert told.endswith("WARNING no totals are on the page: cannot import numpy: for another")
 
 
 def test_without_waitress_it_refuses_and_nothing_is_cleared(directory: Path) -> None:
