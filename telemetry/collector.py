@@ -256,6 +256,8 @@ class ShardCollector:
 
     def _complain_of_shards(self) -> None:
         """Name each shard that cannot be used, or not whole, once."""
+        if self._complaints.find("import"):
+            return  # that is said already, and it is true of them all
         found = {}
         for shard, defects in self._readings.list_defects():
             if defects != {Defect.EMPTY}:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from telemetry.plan import Plan, Totals
+from telemetry.shards import Defect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from telemetry.base import Base
     from telemetry.groups import Source
-    from telemetry.shards import Defect, Entry, Placed, Shard
+    from telemetry.shards import Entry, Placed, Shard
 
 # Slot 0 is nobody's.
 _NO_TOTALS: Final = Totals(Plan((), 1, (), (), {}, {}), [0.0], [False])
@@ -33,7 +34,8 @@ class NoReadings:
         """Begin nothing."""
 
     def sync(self, listed: Sequence[Placed]) -> None:
-        """Take in nothing: there is nothing."""
+        """Take in nothing; what there is after all is refused."""
+        self.refused = {shard.inode: (shard, Defect.IO) for shard, _ in listed}
 
     def refresh(self) -> None:
         """Read nothing."""
@@ -45,9 +47,10 @@ class NoReadings:
         """Miss nothing."""
         return False
 
-    def list_defects(self) -> Sequence[tuple[Shard, set[Defect]]]:
-        """Nothing is wrong."""
-        return ()
+    def list_defects(self) -> Iterator[tuple[Shard, set[Defect]]]:
+        """Name what was refused."""
+        for shard, defect in self.refused.values():
+            yield shard, {defect}
 
     def find_defects(self, source: Source) -> set[Defect]:  # noqa: ARG002  the readings'
         """Nothing is wrong."""

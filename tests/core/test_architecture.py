@@ -227,7 +227,7 @@ telemetry.plan            shell
 telemetry.families        shell  groups plan shards
 telemetry.adding          shell  families plan shards
 telemetry.sums            shell  adding families readings
-telemetry.nothing         shell  plan
+telemetry.nothing         shell  plan shards
 telemetry.page            shell  answers
 telemetry.own_metrics     shell  plan processes version
 telemetry.single_flight   shell
