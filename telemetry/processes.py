@@ -94,12 +94,17 @@ if sys.platform == "linux":
         environ = _read_environ(pid)
         if b"=" not in environ:  # not to be seen, or its title was written over it
             return None
-        return {name: _find_value(environ, name) for name in names}
+        entries = b"\0" + environ
+        return {name: _find_value(entries, name) for name in names}
 
-    def _find_value(environ: bytes, name: str) -> str | None:
+    def _find_value(entries: bytes, name: str) -> str | None:
         # Of a name that is there twice it is the first, as above.
-        _, found, rest = (b"\0" + environ).partition(os.fsencode(f"\0{name}="))
-        return os.fsdecode(rest.partition(b"\0")[0]) if found else None
+        start = entries.find(before := os.fsencode(f"\0{name}="))
+        if start < 0:
+            return None
+        start += len(before)
+        end = entries.find(b"\0", start)  # none: the process has written over its own
+        return os.fsdecode(entries[start : end if end >= 0 else None])
 
     def _read_environ(pid: int) -> bytes:
         try:
