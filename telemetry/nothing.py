@@ -76,7 +76,7 @@ class NoSums:
         self.readings = NoReadings()
 
     def use(self, base: Base) -> None:
-        """Add up without this base, in which nothing is."""
+        """Add up without this base."""
 
     def add_up(self) -> Totals:
         """Add up nothing."""

@@ -62,7 +62,7 @@ def test_whoever_died_is_out_of_the_flat_directory_and_on_the_page(stack: Stack)
     # Its workers were reaped by their own parent: only a sweep finds what they left.
     wait_for(
         lambda: {int(name.split("_")[-1][:-3]) for name in stack.shards} <= living,
-        timeout_seconds=20,
+        timeout_seconds=17,
         what="the sweep",
     )
     assert stack.counters() == before
@@ -98,7 +98,7 @@ def test_a_claim_that_fails_gives_the_pid_back_and_is_told_until_it_is_made_up_f
 
     retired.unlink()
     aside.rename(retired)
-    wait_for(lambda: not stack.status()["drift"], timeout_seconds=20, what="the next sweep")
+    wait_for(lambda: not stack.status()["drift"], timeout_seconds=17, what="the next sweep")
     assert not shard.exists()
     assert stack.counters()[BLOCKS] == 5
     wait_for(  # status knows it first
@@ -116,7 +116,7 @@ def test_an_orphan_whose_shards_cannot_be_claimed_is_reaped_all_the_same(stack: 
     retired.symlink_to(aside)
     stack.start("-s", f"forks={child('double_forks')}")
     orphan = int(stack.wait_for_log("forks", "orphan").split()[-1])
-    wait_for(partial(is_reaped, orphan), what="the orphan to be reaped")
+    wait_for(partial(is_reaped, orphan), timeout_seconds=5, what="the orphan to be reaped")
     (found,) = stack.status()["drift"]
     assert (found["kind"], found["subject"]) == ("claim-failed", f"an orphan (pid {orphan})")
     assert stack.counters()[BLOCKS] == 1
@@ -347,5 +347,6 @@ def test_a_storm_of_changes_ends_with_the_last_state_on_the_page(stack: Stack) -
     stack.start(*flags)
     wait_for(
         lambda: find_value(stack.scrape(), "ptsup_sessions", state="exited") == 40,
+        timeout_seconds=5,
         what="forty exits on the page",
     )

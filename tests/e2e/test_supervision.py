@@ -32,8 +32,7 @@ def test_a_session_that_ignores_term_is_killed_at_its_timeout(stack: Stack) -> N
     stack.wait_for_log("deaf", "deaf")
     began = time.monotonic()
     stack.run("stop", "--timeout", "1")
-    # Its own timeout would be 75 s; the command takes a while on a busy machine.
-    assert 1 <= time.monotonic() - began < 20
+    assert 1 <= time.monotonic() - began < 4
     stack.assert_nothing_left()
 
 
@@ -250,7 +249,7 @@ def test_a_second_ctrl_c_stops_at_once(stack: Stack) -> None:
     running.send_signal(signal.SIGINT)
     wait_for(lambda: stack.session("a")["state"] == "stopping")
     running.send_signal(signal.SIGINT)
-    running.communicate(timeout=20)  # it would have 75 s
+    running.communicate(timeout=5)
     assert running.returncode == 0
     stack.assert_nothing_left()
 

@@ -32,8 +32,7 @@ def test_a_prometheus_that_is_slow_is_told_in_time(stack: Stack, drips: bool) ->
     with _slow_server(drips=drips) as url:
         began = time.monotonic()
         printed = stack.run("verify", "--prometheus", url, "--timeout", "2", code=5).stdout
-        # Whatever drips would go on for ever; the command takes a while on a busy machine.
-        assert time.monotonic() - began < 2 + 10
+        assert time.monotonic() - began < 2 + 3
     assert f"FAIL|prometheus|{url} did not answer within 2 s" in printed
 
 
