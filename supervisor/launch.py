@@ -28,6 +28,7 @@ from supervisor.logs import open_log
 from supervisor.notify import feed_watchdog, notify
 from supervisor.pulse import PulseLoop
 from supervisor.serve import Server
+from supervisor.spawn import keep_descriptors
 from supervisor.status import describe
 from supervisor.takeover import find_left, settle_config, take_listener
 from telemetry.clearing import clear_and_say, find_clear_refusal, prepare, render_lock_holder
@@ -116,6 +117,7 @@ def run(
     loop: Loop, sessions: Sequence[Admitted], tell: Callable[[dict[str, Any]], None] | None = None
 ) -> int:
     """Be the supervisor until nothing runs any more; give back the exit code."""
+    keep_descriptors()
     with asyncio.Runner(loop_factory=PulseLoop) as runner:
         return runner.run(_run(loop, sessions, tell))
 

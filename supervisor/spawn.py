@@ -1,7 +1,7 @@
 """The only process starter. It starts, signals groups, peeks and reaps; it decides nothing.
 
-A Popen is kept, and none of its own methods called, until the reap: each of them would reap
-a zombie whose shards still have to be claimed.
+For the moment of a spawn this process is in the child's directory: nothing of the supervisor,
+in whatever thread, may use a relative path.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,14 @@ from supervisor.errors import UsageError
 from supervisor.logs import open_log
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 # The machine is short of something now; the same command may start later.
 _PASSING: Final = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC})
+# exec looks further on PATH, and this says nothing about what it found before.
+_NOT_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
+# Python ignores these; its children are not to.
+_IGNORED: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 # It sets the limits on itself and becomes the command: nothing runs between fork and exec.
 _CONFINE: Final = Path(__file__).with_name("confine.py")
 
@@ -46,12 +49,7 @@ class Child:
 
     name: str
     incarnation: int
-    popen: subprocess.Popen[bytes]
-
-    @property
-    def pid(self) -> int:
-        """The leader's pid, which is its group's number too."""
-        return self.popen.pid
+    pid: int  # the leader's, which is its group's number too
 
 
 def check_command(command: Sequence[str], cwd: Path, environment: Mapping[str, str]) -> None:
@@ -82,6 +80,14 @@ def check_limits(limits: Mapping[str, int | None]) -> None:
             raise UsageError(
                 f"limits.{name}: at most {hard} can be had here", "see `ulimit -H` of your shell"
             )
+
+
+def keep_descriptors() -> None:
+    """Let no child have what whoever started us left open; what we open ourselves none gets."""
+    for descriptor in kernel.list_own_descriptors():
+        if descriptor > 2:
+            with contextlib.suppress(OSError):  # what they were listed with is closed again
+                os.set_inheritable(descriptor, False)
 
 
 def _build_confinement(limits: Mapping[str, int | None], ctype: str | None) -> list[str]:
@@ -115,23 +121,80 @@ def spawn(
     except OSError as error:
         raise SpawnError(f"cannot open {log}: {error.strerror}", final=False) from error
     try:
-        with opened as output:
-            popen = subprocess.Popen(
-                words,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                cwd=cwd,
-                pass_fds=pass_fds,
-                start_new_session=True,
-            )
+        with opened as output, _inheritable(pass_fds), _being_in(cwd):
+            pid = _start(words, environment, output.fileno())
     except OSError as error:
         reason = f"cannot start {command[0]!r}: {error.strerror or error}"
         raise SpawnError(reason, final=error.errno not in _PASSING) from error
     except ValueError as error:  # a NUL, or a character no file system encoding has
         raise SpawnError(f"cannot start {command[0]!r}: {error}", final=True) from error
-    return Child(name, incarnation, popen)
+    return Child(name, incarnation, pid)
+
+
+def _start(words: list[str], environment: Mapping[str, str], output: int) -> int:
+    """Start the first program of that name that exec takes; give back its pid.
+
+    Raises OSError, as execvp would, and ValueError.
+    """
+    actions = [
+        (os.POSIX_SPAWN_DUP2, output, 1),
+        (os.POSIX_SPAWN_DUP2, output, 2),
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+    ]
+    refusal: OSError | None = None
+    for path in _find_programs(words[0], environment):
+        try:
+            return os.posix_spawn(
+                path, words, environment, file_actions=actions, setsid=True, setsigdef=_IGNORED
+            )
+        except OSError as error:
+            if refusal is None and error.errno not in _NOT_THERE:
+                refusal = error
+    raise refusal or FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+
+def _find_programs(name: str, environment: Mapping[str, str]) -> Iterator[str]:
+    """Find where the child's own PATH, not ours, has a program, without asking exec of each."""
+    if "/" in name:
+        yield name
+        return
+    for directory in environment.get("PATH", os.defpath).split(os.pathsep):
+        path = f"{directory}/{name}" if directory else name
+        try:
+            os.stat(path)  # noqa: PTH116 - a Path takes longer
+        except OSError as error:
+            if error.errno in _NOT_THERE:
+                continue
+        yield path
+
+
+@contextlib.contextmanager
+def _being_in(directory: Path) -> Iterator[None]:
+    """Be in a directory, which a program, its #! and PATH may be relative to. Raises OSError."""
+    try:
+        home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # we could not come back, and need no place of our own
+        home = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chdir(directory)
+        try:
+            yield
+        finally:
+            os.fchdir(home)
+    finally:
+        os.close(home)
+
+
+@contextlib.contextmanager
+def _inheritable(descriptors: Sequence[int]) -> Iterator[None]:
+    """Let a child have these under their numbers; nobody but us starts one meanwhile."""
+    try:
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, True)
+        yield
+    finally:
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
 
 
 def signal_group(child: Child, number: int) -> None:
@@ -153,10 +216,8 @@ def reap(child: Child) -> int | None:
     try:
         _, status = os.waitpid(child.pid, 0)
     except ChildProcessError:
-        child.popen.returncode = 0  # for Popen alone: nothing is left to wait for
         return None
-    child.popen.returncode = os.waitstatus_to_exitcode(status)
-    return child.popen.returncode
+    return os.waitstatus_to_exitcode(status)
 
 
 def signal_orphan(pid: int, number: int) -> None:

@@ -177,6 +177,11 @@ def list_listening() -> dict[str, tuple[str, int]]:
     return found
 
 
+def list_own_descriptors() -> list[int]:
+    """List what this process has open, and the descriptor it is listed with."""
+    return [int(name) for name in os.listdir("/dev/fd")]  # noqa: PTH208
+
+
 def find_socket_holders(sockets: Collection[str], pids: Iterable[int]) -> dict[str, int]:
     """Find which of these processes hold which of these sockets."""
     holders = {name: int(name.partition(" ")[0]) for name in sockets}

@@ -211,6 +211,11 @@ def read_listener_pid(connection: socket.socket) -> int:
     return pid
 
 
+def list_own_descriptors() -> list[int]:
+    """List what this process has open, and the descriptor it is listed with."""
+    return [int(name) for name in os.listdir("/proc/self/fd")]  # noqa: PTH208
+
+
 def find_socket_holders(sockets: Collection[str], pids: Iterable[int]) -> dict[str, int]:
     """Find which of these processes hold which of these sockets, as far as they show it."""
     wanted = {f"socket:[{inode}]": inode for inode in sockets}

@@ -130,7 +130,7 @@ supervisor.takeover       shell  admission adoption client config config.marks d
                                  gates kernel lifecycle observe orphans port telemetry.mode
                                  telemetry.processes
 supervisor.launch         shell  audit claims config control errors events fleet logs notify pulse
-                                 serve status takeover telemetry.clearing telemetry.log_lines
+                                 serve spawn status takeover telemetry.clearing telemetry.log_lines
 supervisor.client         shell  control errors kernel
 supervisor.doctor         pure
 supervisor.doctor.facts   pure
@@ -332,7 +332,7 @@ PLATFORM: Final = {
 # Whatever could bring another process into the world, and who may. launch forks the supervisor
 # itself, to detach; on macOS two rooms ask ps.
 STARTERS: Final = {
-    "supervisor.spawn": {"subprocess.Popen"},
+    "supervisor.spawn": {"os.posix_spawn"},
     "supervisor.confine": {"os.execvp"},
     "supervisor.launch": {"os.fork"},
     "supervisor.kernel.darwin": {"subprocess.run"},

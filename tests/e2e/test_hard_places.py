@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -21,8 +22,6 @@ from stack import find_free_port, is_gone
 from waiting import wait_for
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from stack import Stack
 
 
@@ -59,6 +58,16 @@ def test_closed_descriptors_lose_neither_lock_nor_port(stack: Stack, closed: str
     assert is_locked(stack.run_dir)
     assert stack.session("a")["state"] == "running"
     stack.scrape()
+
+
+@pytest.mark.parametrize("given", ["9>kept", "9>kept <&- >&- 2>&-"])
+def test_what_the_starter_left_open_reaches_no_session(stack: Stack, given: str) -> None:
+    done = shell(stack, f"ptsup start -d --port {stack.port} -s 'a=sleep 600' {given}")
+    assert done.returncode == 0, done
+    held = Path(f"/proc/{stack.session('a')['pid']}/fd").iterdir()
+    log, lock = (str(stack.run_dir / name) for name in ("logs/a.log", "state/a.1.lock"))
+    links = [str(path.readlink()) for path in sorted(held, key=lambda path: int(path.name))]
+    assert links == ["/dev/null", log, log, lock]
 
 
 def test_a_client_that_leaves_costs_no_descriptor(stack: Stack) -> None:

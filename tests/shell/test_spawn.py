@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from supervisor.errors import UsageError
-from supervisor.spawn import SpawnError, check_command, peek, reap, signal_group, spawn
+from supervisor.spawn import (
+    SpawnError,
+    check_command,
+    keep_descriptors,
+    peek,
+    reap,
+    signal_group,
+    spawn,
+)
 from waiting import wait_for
 
 ENV = {"PATH": os.environ["PATH"]}
@@ -17,6 +26,22 @@ ENV = {"PATH": os.environ["PATH"]}
 
 def is_dead(child: object) -> bool:
     return peek(child) is not None  # type: ignore[arg-type] # a Child, by partial
+
+
+def run(command: list[str], cwd: Path, **given: Any) -> str:
+    """Spawn a child in a directory, and read what it has said when it is gone."""
+    log = cwd / "a.log"
+    given.setdefault("environment", ENV)
+    child = spawn("a", 1, command, cwd=cwd, log=log, **given)
+    wait_for(partial(is_dead, child))
+    assert reap(child) == 0, log.read_text()
+    return log.read_text()
+
+
+def write_program(path: Path, word: str, mode: int = 0o755) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\necho {word}\n")
+    path.chmod(mode)
 
 
 def test_a_child_runs_in_its_own_session_with_its_output_appended(tmp_path: Path) -> None:
@@ -79,11 +104,70 @@ def test_a_signal_reaches_the_whole_group(tmp_path: Path) -> None:
 
 
 def test_no_descriptor_leaks_into_a_child(tmp_path: Path) -> None:
-    log = tmp_path / "a.log"
-    child = spawn("a", 1, ["ls", "/proc/self/fd"], environment=ENV, cwd=tmp_path, log=log)
-    wait_for(partial(is_dead, child))
-    reap(child)
-    assert log.read_text().split() == ["0", "1", "2", "3"]  # the last is ls's own
+    left_open = os.open("/", os.O_RDONLY)
+    os.set_inheritable(left_open, True)
+    keep_descriptors()
+    found = run(["ls", "/proc/self/fd"], tmp_path)
+    os.close(left_open)
+    assert found.split() == ["0", "1", "2", "3"]  # the last is ls's own
+
+
+def test_a_descriptor_that_is_passed_keeps_its_number_and_goes_to_nobody_else(
+    tmp_path: Path,
+) -> None:
+    reading, writing = os.pipe()
+    try:
+        run(["sh", "-c", f"echo hello >/dev/fd/{writing}"], tmp_path, pass_fds=(writing,))
+        assert os.read(reading, 16) == b"hello\n"
+        assert not os.get_inheritable(writing)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_child_ignores_no_signal_and_is_deaf_to_none(tmp_path: Path) -> None:
+    found = run(["grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"], tmp_path)  # SIGPIPE: Python's
+    blocked, ignored = (int(line.split()[1], 16) for line in found.splitlines())
+    assert blocked == 0
+    assert ignored & ~(3 << 31) == 0  # 32 and 33 are glibc's own, which posix_spawn ignores
+
+
+def test_a_program_is_found_on_the_path_that_the_child_is_given(tmp_path: Path) -> None:
+    write_program(tmp_path / "plain" / "prog", "plain", mode=0o644)
+    write_program(tmp_path / "good" / "prog", "good")
+    write_program(tmp_path / "later" / "prog", "later")
+    path = f"{tmp_path}/nowhere:/etc/passwd:plain:good:{tmp_path}/later"  # from its own directory
+    assert run(["prog"], tmp_path, environment={"PATH": path}) == "good\n"
+
+
+def test_a_program_that_nobody_may_run_is_not_called_missing(tmp_path: Path) -> None:
+    write_program(tmp_path / "plain" / "prog", "plain", mode=0o644)
+    with pytest.raises(SpawnError, match="cannot start 'prog': Permission denied"):
+        run(["prog"], tmp_path, environment={"PATH": "plain:/nowhere"})
+
+
+def test_without_a_path_there_is_that_of_the_system(tmp_path: Path) -> None:
+    assert run(["echo", "here"], tmp_path, environment={}) == "here\n"
+
+
+def test_a_child_runs_in_its_directory_and_we_stay_in_ours(tmp_path: Path) -> None:
+    write_program(tmp_path / "prog", "from here")
+    home = Path.cwd()
+    assert run(["./prog"], tmp_path) == "from here\n"
+    assert Path.cwd() == home
+    with pytest.raises(SpawnError, match="No such file") as raised:
+        spawn("a", 1, ["true"], environment=ENV, cwd=tmp_path / "gone", log=tmp_path / "a.log")
+    assert raised.value.final
+    assert Path.cwd() == home
+
+
+def test_a_directory_that_we_are_in_may_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").mkdir()
+    monkeypatch.chdir(tmp_path / "home")
+    (tmp_path / "home").rmdir()
+    assert run(["pwd"], tmp_path) == f"{tmp_path}\n"
 
 
 @pytest.mark.parametrize(
