@@ -79,7 +79,7 @@ class Rotator:
         self._broken = repr(error)
 
     async def _keep(self) -> None:
-        watch = kernel.watch_writes()
+        watch = kernel.watch_changes()
         try:
             await self._settle()
             while True:
@@ -196,8 +196,8 @@ def _find_obstacle(error: OSError) -> Obstacle:
     return Obstacle.NO_SPACE if error.errno in _NO_SPACE else Obstacle.OTHER
 
 
-async def _readable(watch: kernel.WriteWatch) -> None:
-    """Wait until a watch tells of a write."""
+async def _readable(watch: kernel.ChangeWatch) -> None:
+    """Wait until a watch has fired."""
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     loop.add_reader(watch, told.set)

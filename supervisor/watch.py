@@ -1,16 +1,20 @@
 """Watches paths for file events: the only watchfiles import. It never polls a directory.
 
 The kernel's events are gathered by a thread of watchfiles' own, which sleeps while there are
-none; whoever is awake anyway takes them from it.
+none; whoever is awake anyway takes them from it. To ask it takes longer than all else at such a
+moment, so where the kernel can tell whether anything has changed, nobody is asked before.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import time
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final
+
+from supervisor import kernel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +25,8 @@ log = logging.getLogger("ptsup")
 
 # watchfiles waits for events to calm down unless it is told that it has waited long enough.
 _DEBOUNCE_MS: Final = 1
+# It is told of a change as soon as we are, but may take a moment to take it down.
+_ASK_SECONDS: Final = 1.5
 
 
 def _give_up() -> SimpleNamespace:
@@ -41,11 +47,15 @@ class Watch:
 
     paths: tuple[Path, ...]
     _notify: RustNotify | None = None
+    _changes: kernel.ChangeWatch | None = None  # None: not to be had
+    _ask_until: float = 0.0
     _watched: dict[Path, tuple[int, int]] = field(default_factory=dict)
     _failed: str = ""
 
     def take(self) -> frozenset[str] | None:
         """Take what has been touched since the last time, by path; None when that is unknown."""
+        if not self._has_changed():
+            return frozenset()
         touched = self._drain()
         # What is watched is a file and not its name: one that was replaced is to be found anew,
         # though it may have the inode of the former one.
@@ -54,6 +64,21 @@ class Watch:
             self._arm()
             return None
         return touched
+
+    def _has_changed(self) -> bool:
+        """Whether there may be something to take; as long as there may, events are gathered."""
+        if self._changes is None:
+            return True
+        if self._changes.has_fired():
+            self._arm_changes(self._changes)
+            return True
+        return time.monotonic() < self._ask_until
+
+    def _arm_changes(self, changes: kernel.ChangeWatch) -> None:
+        """Be told of the next change. Whatever came before is asked for."""
+        self._ask_until = time.monotonic() + _ASK_SECONDS
+        if not changes.arm(*self._watched):
+            self._close_changes()
 
     def _drain(self) -> frozenset[str] | None:
         if self._notify is None:
@@ -86,6 +111,11 @@ class Watch:
             self._complain(str(error))
         else:
             self._complain("")
+            # What is not there cannot tell that it has come.
+            if len(self._watched) == len(self.paths):
+                self._changes = kernel.watch_changes()
+                if self._changes is not None:
+                    self._arm_changes(self._changes)
 
     def _complain(self, reason: str) -> None:
         if reason and reason != self._failed:
@@ -97,6 +127,12 @@ class Watch:
         if self._notify is not None:
             self._notify.close()
             self._notify = None
+        self._close_changes()
+
+    def _close_changes(self) -> None:
+        if self._changes is not None:
+            self._changes.close()
+            self._changes = None
 
 
 def _find_mark(path: Path) -> tuple[int, int] | None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PROC: Final = Path("/proc")
 _DEAD: Final = frozenset("ZX")  # zombie, or in its very last moment
+_ENVIRON_BYTES: Final = 1 << 15  # most are read at once
 
 
 def is_alive(pid: int) -> bool:
@@ -30,6 +31,35 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         pass  # it is there, and another user's
     return not _is_zombie(pid)
+
+
+def read_environment(pid: int) -> dict[str, str]:
+    """Read the environment a process had at its start; nothing when it may not be seen."""
+    entries = os.fsdecode(read_environ(pid)).split("\0")
+    entries.reverse()  # of a name that is there twice, a process takes the first
+    pairs = [entry.partition("=") for entry in entries]
+    return {name: value for name, equals, value in pairs if name and equals}
+
+
+def find_variables(environ: bytes, names: Iterable[str]) -> dict[str, str | None] | None:
+    """Find in an environment as it lies there these alone, None for one that is not set.
+
+    None for an environment that tells nothing. Quicker than to read all of it.
+    """
+    if b"=" not in environ:  # not to be seen, or a title was written over it
+        return None
+    entries = b"\0" + environ
+    return {name: _find_value(entries, name) for name in names}
+
+
+def _find_value(entries: bytes, name: str) -> str | None:
+    # Of a name that is there twice it is the first, as above.
+    start = entries.find(before := os.fsencode(f"\0{name}="))
+    if start < 0:
+        return None
+    start += len(before)
+    end = entries.find(b"\0", start)  # none: the process has written over its own
+    return os.fsdecode(entries[start : end if end >= 0 else None])
 
 
 if sys.platform == "linux":
@@ -79,40 +109,22 @@ if sys.platform == "linux":
         pages = int(sizes.split()[1])
         return ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE")
 
-    def read_environment(pid: int) -> dict[str, str]:
-        """Read the environment a process had at its start; nothing when it may not be seen."""
-        entries = os.fsdecode(_read_environ(pid)).split("\0")
-        entries.reverse()  # of a name that is there twice, a process takes the first
-        pairs = [entry.partition("=") for entry in entries]
-        return {name: value for name, equals, value in pairs if name and equals}
-
-    def read_variables(pid: int, names: Iterable[str]) -> dict[str, str | None] | None:
-        """Read what it had in these alone, None in one that was not set; None for nothing.
-
-        Quicker than to read all of it, and in one look everybody's is read.
-        """
-        environ = _read_environ(pid)
-        if b"=" not in environ:  # not to be seen, or its title was written over it
-            return None
-        entries = b"\0" + environ
-        return {name: _find_value(entries, name) for name in names}
-
-    def _find_value(entries: bytes, name: str) -> str | None:
-        # Of a name that is there twice it is the first, as above.
-        start = entries.find(before := os.fsencode(f"\0{name}="))
-        if start < 0:
-            return None
-        start += len(before)
-        end = entries.find(b"\0", start)  # none: the process has written over its own
-        return os.fsdecode(entries[start : end if end >= 0 else None])
-
-    def _read_environ(pid: int) -> bytes:
+    def read_environ(pid: int) -> bytes:
+        """Read the environment a process had at its start, as it lies there; b"" for nothing."""
+        # Not as a file object: everybody's is read in one look.
         try:
-            # By its name and no Path: everybody is read in one look.
-            with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:  # noqa: PTH123
-                return file.read()
+            descriptor = os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             return b""
+        try:
+            environ = block = os.read(descriptor, _ENVIRON_BYTES)
+            while len(block) == _ENVIRON_BYTES:
+                environ += (block := os.read(descriptor, _ENVIRON_BYTES))
+        except OSError:
+            return b""
+        finally:
+            os.close(descriptor)
+        return environ
 
     def holds(pid: int, inode: int, device: int) -> bool | None:
         """Whether a process has this file open or mapped; None when it does not show that."""
@@ -189,19 +201,15 @@ else:
             return None
         return times.user + times.system, memory.rss
 
-    def read_environment(pid: int) -> dict[str, str]:
-        """Read the environment a process had at its start; nothing when it may not be seen."""
+    def read_environ(pid: int) -> bytes:
+        """Read the environment a process had at its start, as it lies there; b"" for nothing."""
         import psutil  # noqa: PLC0415 - Linux needs none
 
         try:
-            return psutil.Process(pid).environ()
+            entries = psutil.Process(pid).environ().items()
         except psutil.Error:
-            return {}
-
-    def read_variables(pid: int, names: Iterable[str]) -> dict[str, str | None] | None:
-        """Read what it had in these alone, None in one that was not set; None for nothing."""
-        found = read_environment(pid)
-        return {name: found.get(name) for name in names} if found else None
+            return b""
+        return b"\0".join(os.fsencode(f"{name}={value}") for name, value in entries)
 
     def holds(pid: int, inode: int, device: int) -> bool | None:
         """Whether a process has this file open; None when it does not show that."""

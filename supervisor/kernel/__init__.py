@@ -21,8 +21,8 @@ class Exit:
 if sys.platform == "linux":
     from supervisor.kernel.linux import (
         SUBREAPS,
+        ChangeWatch,
         ExitWatch,
-        WriteWatch,
         become_subreaper,
         find_children,
         find_data,
@@ -37,15 +37,15 @@ if sys.platform == "linux":
         punch_hole,
         read_listener_pid,
         signal_process,
+        watch_changes,
         watch_exit,
-        watch_writes,
     )
     from supervisor.kernel.listening import list_listening
 else:
     from supervisor.kernel.darwin import (
         SUBREAPS,
+        ChangeWatch,
         ExitWatch,
-        WriteWatch,
         become_subreaper,
         find_children,
         find_data,
@@ -61,15 +61,15 @@ else:
         punch_hole,
         read_listener_pid,
         signal_process,
+        watch_changes,
         watch_exit,
-        watch_writes,
     )
 
 __all__ = [
     "SUBREAPS",
+    "ChangeWatch",
     "Exit",
     "ExitWatch",
-    "WriteWatch",
     "become_subreaper",
     "find_children",
     "find_data",
@@ -87,6 +87,6 @@ __all__ = [
     "read_listener_pid",
     "read_peer_uid",
     "signal_process",
+    "watch_changes",
     "watch_exit",
-    "watch_writes",
 ]

@@ -227,22 +227,26 @@ def find_hole(descriptor: int, position: int) -> int:
     return max(position, os.fstat(descriptor).st_size)
 
 
-class WriteWatch:
-    """Never made: only rotation needs to know of writes."""
+class ChangeWatch:
+    """Never made: who wants to know of changes looks, or asks watchfiles."""
 
     def fileno(self) -> int:
         """Give the descriptor to wait for."""
         raise NotImplementedError
 
-    def arm(self, directory: Path) -> bool:  # noqa: ARG002
-        """Tell of the next write; False where that cannot be done now."""
+    def has_fired(self) -> bool:
+        """Whether it has fired since it was armed; it says so once."""
+        return True
+
+    def arm(self, *paths: Path) -> bool:  # noqa: ARG002
+        """Tell of the next change of one of these, or in it; False where that cannot be done."""
         return False
 
     def close(self) -> None:
         """Watch no more."""
 
 
-def watch_writes() -> WriteWatch | None:
+def watch_changes() -> ChangeWatch | None:
     """Make none."""
     return None
 

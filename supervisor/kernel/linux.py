@@ -13,7 +13,7 @@ import select
 import signal
 import struct
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -41,8 +41,9 @@ _STAT_START, _STAT_EXIT = 19, 49
 
 # <linux/falloc.h>
 _FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE = 1, 2
-# <sys/inotify.h>: somebody wrote, made, moved or removed something; told once.
-_WRITES: Final = 0x2 | 0x40 | 0x80 | 0x100 | 0x200
+# <sys/inotify.h>: something was written, closed after that, or its mode changed; was moved, made or
+# removed, also the watched itself; told once.
+_CHANGES: Final = 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800
 _ONCE: Final = 0x80000000
 
 
@@ -142,6 +143,12 @@ class ExitWatch:
     pid: int
     _identity: str
     _descriptor: int
+    _poll: select.poll = field(init=False)  # select() ends at descriptor 1024
+
+    def __post_init__(self) -> None:
+        """Be ready to ask."""
+        self._poll = select.poll()
+        self._poll.register(self._descriptor, select.POLLIN)
 
     def fileno(self) -> int:
         """Give the descriptor to wait for."""
@@ -149,7 +156,7 @@ class ExitWatch:
 
     def has_exited(self) -> bool:
         """Whether it is dead, reaped or not."""
-        return bool(select.select([self._descriptor], [], [], 0)[0])
+        return bool(self._poll.poll(0))
 
     def pins(self) -> bool:
         """Whether the process still has its pid, if only as a zombie."""
@@ -297,10 +304,10 @@ def _seek(descriptor: int, position: int, what: int) -> int:
 
 
 @dataclass(slots=True)
-class WriteWatch:
-    """Tells once that somebody writes to a file in a directory: `fileno` becomes readable.
+class ChangeWatch:
+    """Fires once when something changes where it was armed: `fileno` becomes readable.
 
-    Until it is armed again it costs neither the writers nor us anything.
+    It does not say what. Until it is armed again it costs neither the writers nor us anything.
     """
 
     _descriptor: int
@@ -309,29 +316,33 @@ class WriteWatch:
         """Give the descriptor to wait for."""
         return self._descriptor
 
-    def arm(self, directory: Path) -> bool:
-        """Tell of the next write; False where that cannot be done now."""
+    def has_fired(self) -> bool:
+        """Whether it has fired since it was armed; it says so once."""
+        fired = False
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._descriptor, 1 << 16):
+                fired = True
+        return fired
+
+    def arm(self, *paths: Path) -> bool:
+        """Tell of the next change of one of these, or in it; False where that cannot be done."""
         try:
-            self._drain()
-            _call("inotify_add_watch", self._descriptor, os.fsencode(directory), _WRITES | _ONCE)
+            self.has_fired()  # what was before is over
+            for path in paths:
+                _call("inotify_add_watch", self._descriptor, os.fsencode(path), _CHANGES | _ONCE)
         except OSError:
             return False
         return True
-
-    def _drain(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._descriptor, 1 << 16):
-                pass
 
     def close(self) -> None:
         """Watch no more."""
         os.close(self._descriptor)
 
 
-def watch_writes() -> WriteWatch | None:
+def watch_changes() -> ChangeWatch | None:
     """Make a watch, not armed yet; None when the user's inotify instances are used up."""
     try:
-        return WriteWatch(_call("inotify_init1", os.O_NONBLOCK | os.O_CLOEXEC))
+        return ChangeWatch(_call("inotify_init1", os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError:
         return None
 

@@ -17,7 +17,7 @@ from supervisor.drift.facts import Environment, Foreigner, Unlinked
 from supervisor.observe import find_ancestors, read_command, read_nonce
 from telemetry.holders import render_command
 from telemetry.masking import mask_secrets
-from telemetry.processes import holds, read_variables
+from telemetry.processes import find_variables, holds, read_environ
 from telemetry.shards import RETIRED, parse_shard_name
 
 if TYPE_CHECKING:
@@ -128,6 +128,7 @@ class ProcessLooker:
     # How often each incarnation was looked at for its environment, what was seen, and who is due.
     _looks: dict[Key, int] = field(default_factory=dict)
     _environments: dict[Key, tuple[Environment, ...]] = field(default_factory=dict)
+    _marks: dict[Key, int] = field(default_factory=dict)  # of all that these were found in
     _due: Sequence[Member] = ()
     _members: Sequence[Member] = ()
     _planned: Mapping[str, SessionPlan] = field(default_factory=dict)
@@ -229,6 +230,7 @@ class ProcessLooker:
             keys = {member.key for member in crew.members}
             self._looks = {key: count for key, count in self._looks.items() if key in keys}
             self._environments = {k: v for k, v in self._environments.items() if k in keys}
+            self._marks = {}  # what is planned may be called otherwise now
             self._due = self._find_due(crew.members)
         everybody = self._rounds % ENVIRONMENT_LOOKS_APART == 0
         if due := crew.members if everybody else self._due:
@@ -255,15 +257,22 @@ class ProcessLooker:
         leaders = {member.pid for member in members}
         others = kernel.find_members(leaders, known=leaders)
         for member in members:
-            self._looks[member.key] = self._looks.get(member.key, 0) + 1
-            names = self._find_variables(member)
+            key = member.key
+            self._looks[key] = self._looks.get(key, 0) + 1
             pids = (member.pid, *sorted(others.get(member.pid, ())))
-            seen = ((pid, read_variables(pid, names)) for pid in pids)
-            self._environments[member.key] = tuple(
-                Environment(pid, pid == member.pid, found)
-                for pid, found in seen
-                if found is not None
-            )
+            environs = tuple((pid, read_environ(pid)) for pid in pids)
+            if self._marks.get(key) != (mark := hash(environs)):
+                self._marks[key] = mark
+                self._environments[key] = self._find_environments(member, environs)
+
+    def _find_environments(
+        self, member: Member, environs: Iterable[tuple[int, bytes]]
+    ) -> tuple[Environment, ...]:
+        names = self._find_variables(member)
+        seen = ((pid, find_variables(environ, names)) for pid, environ in environs)
+        return tuple(
+            Environment(pid, pid == member.pid, found) for pid, found in seen if found is not None
+        )
 
 
 def list_session_pids(crew: Crew) -> dict[int, str]:

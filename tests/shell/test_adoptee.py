@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -99,6 +100,26 @@ def test_one_that_was_dead_before_ended_in_a_way_nobody_knows() -> None:
     assert adoptee.watch() is None
     assert adoptee.peek() == kernel.Exit(None)
     assert adoptee.find_remains() == set()
+
+
+@LINUX_ONLY
+def test_one_is_seen_to_end_when_very_many_are_watched(spawn: Callable[..., Adoptee]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip("needs 2,048 descriptors: ulimit -Hn")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    many = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]  # select() ends at 1024
+    try:
+        adoptee = spawn("sleep", "600")
+        assert adoptee.descriptor is not None
+        assert adoptee.descriptor > 1024
+        assert adoptee.peek() is None
+        os.kill(adoptee.pid, signal.SIGKILL)
+        wait_for(lambda: adoptee.peek() is not None or adoptee.is_settling, what="its end")
+    finally:
+        for descriptor in many:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @LINUX_ONLY

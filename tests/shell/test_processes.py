@@ -14,12 +14,13 @@ import psutil
 import pytest
 
 from telemetry.processes import (
+    find_variables,
     holds,
     is_alive,
+    read_environ,
     read_environment,
     read_identity,
     read_usage,
-    read_variables,
 )
 from waiting import wait_for
 
@@ -176,11 +177,11 @@ def test_the_environment_of_a_process_is_what_it_was_given() -> None:
         try:
             wait_for(lambda: read_environment(process.pid) == given, what="its environment")
             names = [*given, "PLAI", "LAIN", "a"]
-            assert read_variables(process.pid, names) == dict.fromkeys(names) | given
+            assert find_variables(read_environ(process.pid), names) == dict.fromkeys(names) | given
         finally:
             process.kill()
     assert read_environment(process.pid) == {}
-    assert read_variables(process.pid, ["PLAIN"]) is None
+    assert find_variables(read_environ(process.pid), ["PLAIN"]) is None
 
 
 def test_of_a_variable_that_is_there_twice_the_first_counts() -> None:
@@ -193,7 +194,7 @@ def test_of_a_variable_that_is_there_twice_the_first_counts() -> None:
     with subprocess.Popen([sys.executable, "-c", script]) as process:
         try:
             wait_for(lambda: read_environment(process.pid) == {"TWICE": "1"})
-            assert read_variables(process.pid, ["TWICE"]) == {"TWICE": "1"}
+            assert find_variables(read_environ(process.pid), ["TWICE"]) == {"TWICE": "1"}
         finally:
             process.kill()
 
@@ -218,7 +219,7 @@ def test_an_environment_that_was_overwritten_by_a_title_tells_nothing() -> None:
             assert process.stdout is not None
             assert process.stdout.readline() == b"done\n"
             assert read_environment(process.pid) == {}
-            assert read_variables(process.pid, ["PATH"]) is None
+            assert find_variables(read_environ(process.pid), ["PATH"]) is None
         finally:
             process.kill()
 

@@ -114,6 +114,45 @@ def test_waiting_costs_no_wakeup_and_taking_nothing_no_sleep(watch: Watch) -> No
     assert time.process_time() - began < 0.1
 
 
+def test_after_a_rest_in_which_nobody_is_asked_everything_is_seen_again(
+    place: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not Path("/proc/self/task").exists():
+        pytest.skip("elsewhere the kernel does not tell, and watchfiles is asked each time")
+    monkeypatch.setattr("supervisor.watch._ASK_SECONDS", 0.3)
+    asked = []
+    drain = Watch._drain
+
+    def count(self: Watch) -> frozenset[str] | None:
+        asked.append(1)
+        return drain(self)
+
+    def is_asked() -> bool:
+        asked.clear()
+        watch.take()
+        return bool(asked)
+
+    monkeypatch.setattr(Watch, "_drain", count)
+    shards, ops = place / "ops" / "shards", place / "ops"
+    for touch in (
+        lambda: (shards / "counter_1.db").write_bytes(b""),
+        lambda: (shards / "counter_1.db").write_bytes(b"more"),
+        lambda: (shards / "counter_1.db").chmod(0o600),
+        lambda: (shards / "counter_1.db").rename(shards / "counter_2.db"),
+        (ops / "beside").touch,
+        lambda: (place / "file").write_text("b"),
+        (place / "file").unlink,
+        lambda: (place / "file").write_text("c"),
+        lambda: shutil.rmtree(shards),
+        shards.mkdir,
+    ):
+        is_whole = (place / "file").exists() and shards.exists()
+        if is_whole:  # what is not there is looked for each time
+            wait_for(lambda: not is_asked(), what="it to be at rest")
+        touch()
+        wait_for(lambda: watch.take() != frozenset(), what="the change")
+
+
 def test_a_watch_that_cannot_be_made_is_told_once_and_looks_anyway(
     place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
