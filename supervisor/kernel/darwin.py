@@ -235,7 +235,7 @@ class ChangeWatch:
         raise NotImplementedError
 
     def has_fired(self) -> bool:
-        """Whether it has fired since it was armed; it says so once."""
+        """Whether it has fired since it was armed."""
         return True
 
     def arm(self, *paths: Path) -> bool:  # noqa: ARG002

@@ -143,12 +143,11 @@ class ExitWatch:
     pid: int
     _identity: str
     _descriptor: int
-    _poll: select.poll = field(init=False)  # select() ends at descriptor 1024
+    _poll: select.poll = field(init=False)
 
     def __post_init__(self) -> None:
         """Be ready to ask."""
-        self._poll = select.poll()
-        self._poll.register(self._descriptor, select.POLLIN)
+        self._poll = _poll(self._descriptor)
 
     def fileno(self) -> int:
         """Give the descriptor to wait for."""
@@ -311,28 +310,35 @@ class ChangeWatch:
     """
 
     _descriptor: int
+    _poll: select.poll = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Be ready to ask."""
+        self._poll = _poll(self._descriptor)
 
     def fileno(self) -> int:
         """Give the descriptor to wait for."""
         return self._descriptor
 
     def has_fired(self) -> bool:
-        """Whether it has fired since it was armed; it says so once."""
-        fired = False
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._descriptor, 1 << 16):
-                fired = True
-        return fired
+        """Whether it has fired since it was armed."""
+        # To read and find nothing raises, which takes fifteen times as long.
+        return bool(self._poll.poll(0))
 
     def arm(self, *paths: Path) -> bool:
         """Tell of the next change of one of these, or in it; False where that cannot be done."""
         try:
-            self.has_fired()  # what was before is over
+            self._drain()
             for path in paths:
                 _call("inotify_add_watch", self._descriptor, os.fsencode(path), _CHANGES | _ONCE)
         except OSError:
             return False
         return True
+
+    def _drain(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._descriptor, 1 << 16):
+                pass
 
     def close(self) -> None:
         """Watch no more."""
@@ -345,6 +351,12 @@ def watch_changes() -> ChangeWatch | None:
         return ChangeWatch(_call("inotify_init1", os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError:
         return None
+
+
+def _poll(descriptor: int) -> select.poll:
+    poll = select.poll()  # select() ends at descriptor 1024
+    poll.register(descriptor, select.POLLIN)
+    return poll
 
 
 def _read_start(pid: int) -> str | None:
