@@ -97,12 +97,13 @@ class Audit:
     _outdated: tuple[Outdated, ...] = ()
     _touched: set[str] = field(default_factory=set)
     _blind: bool = False  # what was touched is not known: look at the files anyway
-    _looked_at: float = -math.inf
+    _look_at: float = -math.inf
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _known: tuple[object, ...] = ()
     _health: Mapping[str, Any] | None = None  # that which was reviewed last
     _memory: Memory = field(default_factory=Memory)
     _expires_at: float = math.inf
+    _stirred: bool = True  # a turn may find something to do, whatever the time
     _failed: str = ""
 
     def __post_init__(self) -> None:
@@ -116,11 +117,20 @@ class Audit:
 
     # -- Looking --------------------------------------------------------------------------------
 
-    def turn(self, now: float) -> Coroutine[Any, Any, None] | None:
-        """Begin a turn; what is due is given back as work to be done beside.
+    def stir(self) -> None:
+        """Have a turn at the next beat: something may be otherwise."""
+        self._stirred = True
 
-        To be called every second, at a wakeup that comes anyway; `now` is monotonic.
+    def is_due(self, now: float) -> bool:
+        """Whether a turn may find anything to do: to be asked at each beat."""
+        return self._stirred or now >= self._look_at or now >= self._expires_at
+
+    def turn(self, now: float) -> Coroutine[Any, Any, None] | None:
+        """Begin a turn; what takes time is given back as work to be done beside.
+
+        At a wakeup that comes anyway; `now` is monotonic.
         """
+        self._stirred = True  # until it is known that there is nothing more
         try:
             if self._watch is None or self.config_files is not self._watched:
                 self._watch = self._watch_anew()
@@ -131,13 +141,14 @@ class Audit:
                 self._touched |= {path.rpartition("/")[2] for path in touched}
             if self._looking.locked():
                 return None  # the disk is slow; what was touched is looked at after this look
-            # Half a second early is nearer than half a second late.
-            due = now - self._looked_at >= self.settings.interval_seconds - 0.5
-            if due or self._blind or self._touched:
-                return self._do(self.look if due else self._look_at_files)
+            if now >= self._look_at:
+                return self._do(self.look)
+            if self._blind or self._touched:
+                return self._do(self._look_at_files)
             # Of all other news the publisher is told, and asks: see `collect`.
             if now >= self._expires_at or self.find_health() is not self._health:
                 self.review()
+            self._stirred = not self._watch.rest(self.stir)
         except Exception as error:  # noqa: BLE001 - what fails here is not the supervision
             self._complain(error)
         return None
@@ -161,6 +172,11 @@ class Audit:
         files = (file.path for file in self._watched)
         return Watch((self.directory, self.directory.parent, *files))
 
+    def reconfigure(self, settings: AuditSettings, config_files: tuple[ConfigFile, ...]) -> None:
+        """Go by other settings, from a look on that is due now."""
+        self.settings, self.config_files = settings, config_files
+        self._look_at = -math.inf
+
     def close(self) -> None:
         """Watch no more."""
         if self._watch is not None:
@@ -170,7 +186,9 @@ class Audit:
     async def look(self) -> None:
         """Look at everything now."""
         async with self._looking:
-            self._looked_at = time.monotonic()
+            now = time.monotonic()
+            # Half a second early is nearer than half a second late.
+            self._look_at = now + self.settings.interval_seconds - 0.5
             touched = self._begin_look()
             self._looker.stale_values_seconds = self.settings.stale_values_seconds
             self._look = await asyncio.to_thread(
@@ -179,7 +197,7 @@ class Audit:
                 touched,
                 self.config_files,
                 self.find_planned(),
-                self._looked_at,
+                now,
             )
         await self._end_look()
 

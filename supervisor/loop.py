@@ -182,6 +182,7 @@ class Loop:
             note_change=self.publisher.note,
             inherited=self.inherited,
         )
+        self.prober.note_health = self.audit.stir
         self.rotator = Rotator(
             directory=self.run_dir.logs,
             find_logs=lambda: find_logs(self.config, self.members),
@@ -337,7 +338,7 @@ class Loop:
     def _beat(self, now: float) -> None:
         """Do all that is done again and again, at the one wakeup that there is for it."""
         self.rounds.turn(now)
-        if self.fleet.phase is not Phase.OPENING:
+        if self.audit.is_due(now) and self.fleet.phase is not Phase.OPENING:
             work = self.audit.turn(now)
             if work is not None:
                 self.background(work)
@@ -406,8 +407,7 @@ class Loop:
     def reconfigure(self, config: Config) -> None:
         """Go by other settings from here on; host, port and shard directory are the same."""
         self.config = self.spawner.config = config
-        self.audit.settings = build_settings(config)
-        self.audit.config_files = _list_config_files(config)
+        self.audit.reconfigure(build_settings(config), _list_config_files(config))
         try:
             self.journal.write_own(config)
         except PtsupError as error:  # the next supervisor goes by what was written before

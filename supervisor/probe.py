@@ -47,7 +47,7 @@ DRAIN_LIMIT_SECONDS: Final = 20.0
 DRAIN_LOOK_SECONDS: Final = 0.2
 
 
-def _nothing(_now: float) -> None:
+def _nothing(*_: object) -> None:
     pass
 
 
@@ -60,6 +60,7 @@ class Prober:
     find_metricsd: Callable[[], Process]
     post: Callable[[Event], None]
     after: Callable[[float], None] = _nothing  # called after each probe: who is due looks, too
+    note_health: Callable[[], None] = _nothing  # called when metricsd says something else
     drain_seconds: float | None = None  # None: by the interval Prometheus scrapes at
     drained: str = ""  # how the drain went, in words
     _health: dict[str, Any] = field(default_factory=dict)
@@ -195,6 +196,7 @@ class Prober:
         if health.get("pid") != metricsd.pid:
             return False
         self._health, self._health_at, self._heard_at = health, at, at
+        self.note_health()
         return True
 
     async def _keep_asking(self, metricsd: Process) -> None:

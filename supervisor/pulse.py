@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import select
 import selectors
 import time
 from typing import TYPE_CHECKING, TypeVarTuple
@@ -66,6 +67,9 @@ class _Wait(selectors.DefaultSelector):
 
     def __init__(self) -> None:
         super().__init__()
+        # What tells of all descriptors can be waited for itself, which takes less to ask for.
+        self._ready = select.poll()
+        self._ready.register(self.fileno(), select.POLLIN)
         self.at = self.seconds = math.inf
         self.beat: Callable[[float], object] = float
         self.over = False
@@ -82,6 +86,8 @@ class _Wait(selectors.DefaultSelector):
                 if self.over:
                     end = now
             until = min(end, self.at)
-            found = super().select(None if until == math.inf else until - now)
-            if found or (now := time.monotonic()) >= end:
-                return found
+            left = None if until == math.inf else max(0.0, until - now) * 1000
+            if self._ready.poll(left):
+                return super().select(0)
+            if (now := time.monotonic()) >= end:
+                return []

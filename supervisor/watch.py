@@ -7,6 +7,7 @@ moment, so where the kernel can tell whether anything has changed, nobody is ask
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from supervisor import kernel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from watchfiles._rust_notify import RustNotify
@@ -49,6 +51,7 @@ class Watch:
     _notify: RustNotify | None = None
     _changes: kernel.ChangeWatch | None = None  # None: not to be had
     _ask_until: float = 0.0
+    _resting_in: asyncio.AbstractEventLoop | None = None
     _watched: dict[Path, tuple[int, int]] = field(default_factory=dict)
     _failed: str = ""
 
@@ -64,6 +67,27 @@ class Watch:
             self._arm()
             return None
         return touched
+
+    def rest(self, wake: Callable[[], None]) -> bool:
+        """Have the running loop say, once, when there is something to take.
+
+        False where nobody would: then it has to be asked for, again and again.
+        """
+        if self._changes is None or time.monotonic() < self._ask_until:
+            return False
+        if self._resting_in is None:
+            self._resting_in = asyncio.get_running_loop()
+            self._resting_in.add_reader(self._changes, self._wake, wake)
+        return True
+
+    def _wake(self, wake: Callable[[], None]) -> None:
+        self._rest_no_more()
+        wake()
+
+    def _rest_no_more(self) -> None:
+        if self._resting_in is not None and self._changes is not None:
+            self._resting_in.remove_reader(self._changes)
+            self._resting_in = None
 
     def _has_changed(self) -> bool:
         """Whether there may be something to take; as long as there may, events are gathered."""
@@ -130,6 +154,7 @@ class Watch:
         self._close_changes()
 
     def _close_changes(self) -> None:
+        self._rest_no_more()
         if self._changes is not None:
             self._changes.close()
             self._changes = None

@@ -146,12 +146,12 @@ def test_an_audit_that_fails_says_so_once_and_goes_on(
 
     scene.audit.find_crew = fail
     for _ in range(3):
-        scene.audit._looked_at = float("-inf")
+        scene.audit._look_at = float("-inf")
         turn()
     assert len([line for line in caplog.messages if "the audit failed" in line]) == 1
     scene.audit.find_crew = Crew
     (scene.audit.directory / "notes").touch()
-    scene.audit._looked_at = float("-inf")
+    scene.audit._look_at = float("-inf")
     turn()
     assert scene.kinds == ["unexpected-file"]
     scene.audit.close()
