@@ -68,7 +68,7 @@ class Prober:
     _heard_at: float = 0.0  # when it was last said to be still so
     _now: asyncio.Event = field(default_factory=asyncio.Event)
     _kept: Kept | None = None
-    _kept_for: int = 0  # the incarnation it answers for
+    _kept_for: Process | None = None  # who answers on it, as running as it was then
     _asked: int = 0  # on this connection
     _asked_at: float = 0.0
     _failure: Exception | None = None
@@ -155,14 +155,9 @@ class Prober:
 
     def _probe_kept(self, now: float) -> bool:
         """Read the answer to the last question and ask the next; False where that cannot be."""
-        metricsd, kept = self.find_metricsd(), self._kept
-        if (
-            kept is not None
-            and metricsd.state is State.RUNNING
-            and self._kept_for == metricsd.incarnation
-        ):
+        if self._kept is not None and self.find_metricsd() is self._kept_for:
             try:
-                if self._take_answer(metricsd, kept, now):
+                if self._take_answer(self._kept_for, self._kept, now):
                     return True
             except (OSError, ValueError, EOFError):
                 pass
@@ -206,7 +201,7 @@ class Prober:
                 self._kept = await Kept.open(self.host, self.port, "/healthz")
         except OSError:
             return
-        self._kept_for, self._asked, self._asked_at = metricsd.incarnation, 1, time.monotonic()
+        self._kept_for, self._asked, self._asked_at = metricsd, 1, time.monotonic()
 
     def _hang_up(self) -> None:
         if self._kept is not None:
