@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from supervisor import kernel
 from supervisor.audit import Audit, AuditSettings
 from supervisor.claims import Claims
 from supervisor.drift.facts import FailedClaim, Obstacle, SessionPlan, Unrotatable
@@ -155,6 +156,39 @@ def test_an_audit_that_fails_says_so_once_and_goes_on(
     turn()
     assert scene.kinds == ["unexpected-file"]
     scene.audit.close()
+
+
+def test_an_audit_at_rest_is_due_when_something_changes_and_not_before(
+    scene: Scene, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervisor.watch._ASK_SECONDS", 0.3)
+    audit = scene.audit
+    if kernel.watch_changes() is None:
+        pytest.skip("elsewhere it is due at each beat: nobody tells of a change")
+
+    async def wait_until_due(*, due: bool) -> None:
+        async with asyncio.timeout(10):
+            while audit.is_due(time.monotonic()) is not due:
+                if not due and (work := audit.turn(time.monotonic())) is not None:
+                    await work
+                await asyncio.sleep(0.01)
+
+    async def change_one_after_the_other() -> None:
+        for change in (
+            (directory / "notes").touch,
+            (directory / "notes").unlink,
+            audit.stir,  # as metricsd's news do
+            lambda: audit.reconfigure(audit.settings, ()),
+        ):
+            await wait_until_due(due=False)
+            change()
+            await wait_until_due(due=True)
+        await wait_until_due(due=False)
+        assert audit.is_due(time.monotonic() + 15)
+        audit.close()
+
+    asyncio.run(change_one_after_the_other())
+    assert scene.kinds == []
 
 
 def test_a_shard_that_comes_while_the_directory_is_listed_is_no_stray(
