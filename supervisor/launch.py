@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from supervisor.audit import Inherited
@@ -37,6 +36,7 @@ from telemetry.log_lines import PlainFormatter
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from supervisor.admission import Admitted
     from supervisor.adoption import Former
@@ -258,7 +258,8 @@ def _run_and_answer(loop: Loop, sessions: Sequence[Admitted], answer: BinaryIO) 
 def _detach_stdio(run_dir: RunDir) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    with Path(os.devnull).open("rb") as nothing, open_log(run_dir.log(SUPERVISOR)) as output:
-        os.dup2(nothing.fileno(), 0)
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
+    nothing, output = os.open(os.devnull, os.O_RDONLY), open_log(run_dir.log(SUPERVISOR))
+    for descriptor, number in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(descriptor, number)
+    os.close(nothing)
+    os.close(output)

@@ -30,8 +30,8 @@ _TAIL_BYTES: Final = 1 << 26
 _SINCE_BYTES: Final = 1 << 20
 
 
-def open_log(path: Path) -> BinaryIO:
-    """Open a log for appending; only its owner may read it. Raises OSError.
+def open_log(path: Path) -> int:
+    """Open a log for appending, give back the descriptor; only its owner may read it. OSError.
 
     Its directory is made anew where somebody removed it: without a log nothing can start.
     """
@@ -45,7 +45,7 @@ def open_log(path: Path) -> BinaryIO:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     os.set_blocking(descriptor, True)
-    return os.fdopen(descriptor, "wb", buffering=0)
+    return descriptor
 
 
 def _open_for_reading(path: Path) -> BinaryIO | None:

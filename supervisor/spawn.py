@@ -117,18 +117,52 @@ def spawn(
     if limits:
         words = [*_build_confinement(limits, environment.get("LC_CTYPE")), *command]
     try:
-        opened = open_log(log)
+        output = open_log(log)
     except OSError as error:
         raise SpawnError(f"cannot open {log}: {error.strerror}", final=False) from error
     try:
-        with opened as output, _inheritable(pass_fds), _being_in(cwd):
-            pid = _start(words, environment, output.fileno())
+        pid = _start_there(cwd, words, environment, output, pass_fds)
     except OSError as error:
         reason = f"cannot start {command[0]!r}: {error.strerror or error}"
         raise SpawnError(reason, final=error.errno not in _PASSING) from error
     except ValueError as error:  # a NUL, or a character no file system encoding has
         raise SpawnError(f"cannot start {command[0]!r}: {error}", final=True) from error
+    finally:
+        os.close(output)
     return Child(name, incarnation, pid)
+
+
+def _start_there(
+    cwd: Path,
+    words: list[str],
+    environment: Mapping[str, str],
+    output: int,
+    pass_fds: Sequence[int],
+) -> int:
+    """Start a program in its directory, to which its name, #! and PATH may be relative.
+
+    What is passed keeps its number; nobody but us starts anything meanwhile.
+    """
+    home = _open_home()
+    try:
+        os.chdir(cwd)
+        for descriptor in pass_fds:
+            os.set_inheritable(descriptor, True)
+        return _start(words, environment, output)
+    finally:
+        os.fchdir(home)
+        os.close(home)
+        for descriptor in pass_fds:
+            os.set_inheritable(descriptor, False)
+
+
+def _open_home() -> int:
+    """Open the directory we are in, or one to come back to instead: we need no place of ours."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    try:
+        return os.open(".", flags)
+    except OSError:
+        return os.open("/", flags)
 
 
 def _start(words: list[str], environment: Mapping[str, str], output: int) -> int:
@@ -166,35 +200,6 @@ def _find_programs(name: str, environment: Mapping[str, str]) -> Iterator[str]:
             if error.errno in _NOT_THERE:
                 continue
         yield path
-
-
-@contextlib.contextmanager
-def _being_in(directory: Path) -> Iterator[None]:
-    """Be in a directory, which a program, its #! and PATH may be relative to. Raises OSError."""
-    try:
-        home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:  # we could not come back, and need no place of our own
-        home = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.chdir(directory)
-        try:
-            yield
-        finally:
-            os.fchdir(home)
-    finally:
-        os.close(home)
-
-
-@contextlib.contextmanager
-def _inheritable(descriptors: Sequence[int]) -> Iterator[None]:
-    """Let a child have these under their numbers; nobody but us starts one meanwhile."""
-    try:
-        for descriptor in descriptors:
-            os.set_inheritable(descriptor, True)
-        yield
-    finally:
-        for descriptor in descriptors:
-            os.set_inheritable(descriptor, False)
 
 
 def signal_group(child: Child, number: int) -> None:

@@ -8,7 +8,6 @@ environment of the process itself.
 from __future__ import annotations
 
 import hashlib
-import json
 from posixpath import normpath
 from typing import TYPE_CHECKING, Final
 
@@ -18,25 +17,25 @@ if TYPE_CHECKING:
     from supervisor.config import SessionSpec
 
 _MARK_BYTES: Final = 4
-_encode: Final = json.JSONEncoder(sort_keys=True).encode
 
 
 def build_marks(spec: SessionSpec, salt: str) -> dict[str, str]:
     """Mark each key of a spec whose change takes another incarnation."""
     values = {
-        "command": spec.command,
+        "command": "\0".join(spec.command),
         "cwd": normpath(spec.cwd),
-        "mode": spec.mode,
-        "port": spec.port,
-        "limits": dict(spec.limits),
+        "mode": str(spec.mode),
+        "port": str(spec.port),
+        "limits": repr(sorted(spec.limits.items())),
         **{f"env.{name}": value for name, value in spec.env.items()},
     }
     secret = salt.encode()[:64]
     return {key: _mark(secret, value) for key, value in values.items()}
 
 
-def _mark(key: bytes, value: object) -> str:
-    return hashlib.blake2b(_encode(value).encode(), key=key, digest_size=_MARK_BYTES).hexdigest()
+def _mark(key: bytes, value: str) -> str:
+    data = value.encode(errors="surrogatepass")  # it may be in no encoding at all
+    return hashlib.blake2b(data, key=key, digest_size=_MARK_BYTES).hexdigest()
 
 
 def diff_marks(spawned: Mapping[str, str], wanted: Mapping[str, str]) -> tuple[str, ...]:

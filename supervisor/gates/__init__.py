@@ -94,7 +94,9 @@ def strip_credentials(inherited: Mapping[str, str]) -> tuple[dict[str, str], tup
     The names are as they were found: escape them before a terminal sees them.
     """
     names = tuple(sorted(filter(_is_credential, inherited)))
-    kept = {name: value for name, value in inherited.items() if name not in names}
+    kept = dict(inherited)
+    for name in names:
+        del kept[name]
     return kept, names
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +29,7 @@ def test_a_missing_log_has_no_lines(tmp_path: Path) -> None:
 def test_lines_come_whole_and_once(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     follower = Follower(path)
-    with open_log(path) as log:
+    with os.fdopen(open_log(path), "wb", buffering=0) as log:
         log.write(b"one\ntw")
         assert list(follower.read_lines()) == [b"one"]
         assert list(follower.read_lines()) == []
@@ -40,7 +41,7 @@ def test_lines_come_whole_and_once(tmp_path: Path) -> None:
 
 def test_what_stood_there_before_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
-    with open_log(path) as log:
+    with os.fdopen(open_log(path), "wb", buffering=0) as log:
         log.write(b"old\n")
         follower = Follower(path)
         assert follower.seek_tail(0) == []
@@ -51,7 +52,7 @@ def test_what_stood_there_before_is_left_out(tmp_path: Path) -> None:
 
 def test_control_and_undecodable_bytes_are_harmless(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
-    with open_log(path) as log:
+    with os.fdopen(open_log(path), "wb", buffering=0) as log:
         log.write(b"\x1b[31mred\x07 caf\xe9\tand\xc2\x9b1m\r\n")
     assert read_tail(path, 1) == ["\\x1b[31mred\\x07 caf\ufffd\tand\\x9b1m"]
 

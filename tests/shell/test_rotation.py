@@ -36,7 +36,7 @@ def build_lines(first: int, last: int) -> bytes:
 
 
 def write(log: Path, data: bytes) -> None:
-    with open_log(log) as file:
+    with os.fdopen(open_log(log), "wb", buffering=0) as file:
         file.write(data)
 
 
