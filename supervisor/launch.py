@@ -20,6 +20,7 @@ from supervisor.audit import Inherited
 from supervisor.claims import bury
 from supervisor.config import SUPERVISOR
 from supervisor.control import parse_response, render_error, render_result
+from supervisor.descriptors import make_room
 from supervisor.errors import PortHeldError, PtsupError, UsageError
 from supervisor.events import KillAll, StopAll
 from supervisor.fleet import Phase
@@ -60,6 +61,7 @@ class Taken:
     shards_lock: int
     former: tuple[Former, ...]
     inherited: Inherited
+    descriptors: int | None = None  # what a session may have open, where we may more
 
 
 def take_over(config: Config, run_dir: RunDir) -> Taken:
@@ -77,6 +79,7 @@ def take_over(config: Config, run_dir: RunDir) -> Taken:
             f"cannot use {directory} for shards: {refusal}",
             "choose a directory of your own named prom_multiproc with --multiproc-dir",
         )
+    descriptors = make_room(len(left.living))
     listener, left, lost = take_listener(config, run_dir, left)
     orphans: tuple[Orphan, ...] = ()
     try:
@@ -97,7 +100,7 @@ def take_over(config: Config, run_dir: RunDir) -> Taken:
             "choose another with --multiproc-dir",
         ) from None
     inherited = Inherited(lost_listeners=tuple(lost), orphans=orphans)
-    return Taken(config, listener, lock, left.former, inherited)
+    return Taken(config, listener, lock, left.former, inherited, descriptors)
 
 
 def _take_shards(directory: Path) -> int:

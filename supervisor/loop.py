@@ -99,6 +99,7 @@ class Loop:
     keep_shards: bool = False
     members: dict[str, Admitted] = field(default_factory=dict)
     inherited: Inherited = field(default_factory=Inherited)
+    descriptors: int | None = None
     rounds: Rounds = field(default_factory=lambda: Rounds(PROBE_SECONDS))
     error: PtsupError | None = None
 
@@ -166,6 +167,7 @@ class Loop:
             members=self.members,
             children=self.children,
             journal=self.journal,
+            descriptors=self.descriptors,
         )
         self.roster = Roster(self.members, self.children, self.config.multiproc_dir)
         self.audit = Audit(

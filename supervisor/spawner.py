@@ -50,6 +50,7 @@ class Spawner:
     members: Mapping[str, Admitted]
     children: Children
     journal: Journal
+    descriptors: int | None  # what a session may have open, where we may more
 
     def spawn(self, processes: Sequence[Process]) -> list[Spawned | SpawnFailed]:
         """Spawn these incarnations, which the fleet has asked for."""
@@ -128,7 +129,7 @@ class Spawner:
         if member.spec.role is Role.EXPORTER and RUN_DIR_VARIABLE not in member.spec.env:
             # The page, say, is to show the supervisor that started it.
             environment[RUN_DIR_VARIABLE] = str(self.run_dir.path)
-        return spawn.spawn(
+        child = spawn.spawn(
             member.spec.name,
             incarnation,
             member.spec.command,
@@ -138,6 +139,9 @@ class Spawner:
             pass_fds=locks,
             limits=member.spec.limits,
         )
+        if self.descriptors is not None and "nofile" not in member.spec.limits:
+            kernel.limit_descriptors(child.pid, self.descriptors)
+        return child
 
     def _spawn_metricsd(self, incarnation: int, nonce: str, locks: tuple[int, ...]) -> Child:
         descriptor = self.listener.fileno()

@@ -124,6 +124,7 @@ def _start(
         former=taken.former,
         members=members,
         inherited=taken.inherited,
+        descriptors=taken.descriptors,
         exit_when_done=exit_when_done,
     )
     names = [member.spec.name for member in sessions if member.spec.name not in down]

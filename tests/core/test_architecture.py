@@ -129,7 +129,9 @@ supervisor.orphans        shell  adoption client config config.keys errors kerne
 supervisor.takeover       shell  admission adoption client config config.marks drift.facts errors
                                  gates kernel lifecycle observe orphans port telemetry.mode
                                  telemetry.processes
-supervisor.launch         shell  audit claims config control errors events fleet logs notify pulse
+supervisor.descriptors    shell  errors
+supervisor.launch         shell  audit claims config control descriptors errors events fleet logs
+                                 notify pulse
                                  serve spawn status takeover telemetry.clearing telemetry.log_lines
 supervisor.client         shell  control errors kernel
 supervisor.doctor         pure

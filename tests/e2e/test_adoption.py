@@ -74,6 +74,42 @@ def test_the_same_processes_port_and_counts_go_on_under_the_next_supervisor(stac
     stack.assert_nothing_left()
 
 
+def test_more_are_adopted_than_descriptors_were_allowed(stack: Stack, tmp_path: Path) -> None:
+    real, stack.bin = stack.bin, tmp_path / "bin"
+    stack.bin.mkdir()
+
+    def limit(*options: str) -> None:
+        program = stack.bin / "ptsup"
+        program.write_text(f'#!/bin/sh\nulimit {" ".join(options)}\nexec {real}/ptsup "$@"\n')
+        program.chmod(0o755)
+
+    limit("-S", "-n", "64")
+    (stack.cwd / "ptsup.toml").write_text('[session.s]\ncommand = "sleep 600"\ncount = 70\n')
+    stack.start()
+    before = find_pids(kill_supervisor(stack))
+    limit("-n", "64")
+    refused = stack.start(code=1)
+    assert "71 processes live on" in refused.stderr
+    assert "ulimit -n" in refused.stderr
+    limit("-S", "-n", "64")
+    stack.start()
+    after = stack.status()
+    assert find_pids(after) == before
+    assert {session["state"] for session in after["sessions"]} == {"running"}
+    assert after["drift"] == []
+    stack.run("restart", "s-1")
+    assert [
+        read_descriptor_limit(pid) for pid in (before["s-2"], find_pids(stack.status())["s-1"])
+    ] == [64, 64]
+    stack.run("stop")
+    stack.assert_nothing_left()
+
+
+def read_descriptor_limit(pid: int) -> int:
+    text = Path(f"/proc/{pid}/limits").read_text()
+    return next(int(line.split()[3]) for line in text.splitlines() if "open files" in line)
+
+
 def test_what_it_is_given_is_added_and_who_runs_already_is_not_started_twice(stack: Stack) -> None:
     stack.start("-s", "a=sleep 600", "-s", "b=sleep 601")
     before = find_pids(kill_supervisor(stack))
