@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,8 +26,13 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def watch(place: Path) -> Iterator[Watch]:
+@pytest.fixture(params=["told", "asked"])
+def watch(
+    place: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Watch]:
+    """A watch that the kernel tells of changes, and one that nobody does, as on macOS."""
+    if request.param == "asked":
+        monkeypatch.setattr("supervisor.kernel.watch_changes", lambda: None)
     made = Watch((place / "ops" / "shards", place / "ops", place / "file"))
     assert made.take() is None  # whatever was before is not known
     yield made
@@ -114,11 +120,11 @@ def test_waiting_costs_no_wakeup_and_taking_nothing_no_sleep(watch: Watch) -> No
     assert time.process_time() - began < 0.1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel does not tell")
+@pytest.mark.parametrize("watch", ["told"], indirect=True)
 def test_after_a_rest_in_which_nobody_is_asked_everything_is_seen_again(
     place: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not Path("/proc/self/task").exists():
-        pytest.skip("elsewhere the kernel does not tell, and watchfiles is asked each time")
     monkeypatch.setattr("supervisor.watch._ASK_SECONDS", 0.3)
     asked = []
     drain = Watch._drain
