@@ -158,6 +158,7 @@ class Audit:
         try:
             await work()
         except Exception as error:  # noqa: BLE001 - out of threads, say: the next turn may do it
+            self._blind = True  # what was touched went with the attempt
             self._complain(error)
 
     def _complain(self, error: Exception) -> None:

@@ -23,8 +23,12 @@ def main(words: list[str]) -> None:
                 os.environ.pop(name, None)
                 os.environ.update({name: value} if given else {})
                 continue
-            limit = resource.RLIM_INFINITY if value == "unlimited" else int(value)
-            resource.setrlimit(getattr(resource, f"RLIMIT_{name.upper()}"), (limit, limit))
+            number = getattr(resource, f"RLIMIT_{name.upper()}")
+            # `nofile=64:` is the soft limit alone.
+            text, soft, _ = value.partition(":")
+            limit = resource.RLIM_INFINITY if text == "unlimited" else int(text)
+            hard = resource.getrlimit(number)[1] if soft else limit
+            resource.setrlimit(number, (limit, hard))
     except (OSError, ValueError, OverflowError) as error:
         sys.exit(f"cannot set the limit {word}: {error}")
     # Python ignores these; its child would too.

@@ -22,7 +22,7 @@ def make_room(watched: int) -> int | None:
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = watched + _BESIDE
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
+    if not watched or soft == resource.RLIM_INFINITY or soft >= wanted:
         return None
     if hard != resource.RLIM_INFINITY:
         if hard < watched + _LEAST:

@@ -67,9 +67,10 @@ class _Wait(selectors.DefaultSelector):
 
     def __init__(self) -> None:
         super().__init__()
-        # What tells of all descriptors can be waited for itself, which takes less to ask for.
-        self._ready = select.poll()
-        self._ready.register(self.fileno(), select.POLLIN)
+        # An epoll can be waited for itself, which is asked for in less; a kqueue is not.
+        self._ready = select.poll() if hasattr(select, "epoll") else None
+        if self._ready is not None:
+            self._ready.register(self.fileno(), select.POLLIN)
         self.at = self.seconds = math.inf
         self.beat: Callable[[float], object] = float
         self.over = False
@@ -86,8 +87,12 @@ class _Wait(selectors.DefaultSelector):
                 if self.over:
                     end = now
             until = min(end, self.at)
-            left = None if until == math.inf else max(0.0, until - now) * 1000
-            if self._ready.poll(left):
-                return super().select(0)
-            if (now := time.monotonic()) >= end:
-                return []
+            left = None if until == math.inf else max(0.0, until - now)
+            if self._ready is None:
+                found = super().select(left)
+            elif self._ready.poll(None if left is None else left * 1000):
+                found = super().select(0)
+            else:
+                found = []
+            if found or (now := time.monotonic()) >= end:
+                return found

@@ -90,9 +90,13 @@ def keep_descriptors() -> None:
                 os.set_inheritable(descriptor, False)
 
 
-def _build_confinement(limits: Mapping[str, int | None], ctype: str | None) -> list[str]:
+def _build_confinement(
+    limits: Mapping[str, int | None], descriptors: int | None, ctype: str | None
+) -> list[str]:
     """Build the words that go before a command that runs under limits."""
     settings = [f"{name}={'unlimited' if n is None else n}" for name, n in limits.items()]
+    if descriptors is not None and "nofile" not in limits:
+        settings.append(f"nofile={descriptors}:")
     settings.append("LC_CTYPE" if ctype is None else f"LC_CTYPE={ctype}")
     # -I -S: nothing of the session's own Python is read, and it takes some 10 ms.
     return [sys.executable, "-I", "-S", str(_CONFINE), *settings, "--"]
@@ -108,14 +112,19 @@ def spawn(
     log: Path,
     pass_fds: Sequence[int] = (),
     limits: Mapping[str, int | None] | None = None,
+    descriptors: int | None = None,  # the soft limit, where it is not to be ours
 ) -> Child:
     """Start a child in a session and group of its own, its output appended to `log`.
 
     A file, not a pipe: a dead supervisor can't end it with SIGPIPE. Raises SpawnError.
     """
     words = list(command)
-    if limits:
-        words = [*_build_confinement(limits, environment.get("LC_CTYPE")), *command]
+    if limits or descriptors is not None:
+        # By the child itself: after its start it may have raised its limit, and relies on that.
+        ctype = environment.get("LC_CTYPE")
+        words = [*_build_confinement(limits or {}, descriptors, ctype), *command]
+    if "" in environment:  # as a starter may have it; posix_spawn takes none
+        environment = {key: value for key, value in environment.items() if key}
     try:
         output = open_log(log)
     except OSError as error:
@@ -125,7 +134,8 @@ def spawn(
     except OSError as error:
         reason = f"cannot start {command[0]!r}: {error.strerror or error}"
         raise SpawnError(reason, final=error.errno not in _PASSING) from error
-    except ValueError as error:  # a NUL, or a character no file system encoding has
+    # A NUL, a character no file system encoding has; a Python whose posix_spawn knows no sessions.
+    except (ValueError, NotImplementedError) as error:
         raise SpawnError(f"cannot start {command[0]!r}: {error}", final=True) from error
     finally:
         os.close(output)
@@ -141,19 +151,28 @@ def _start_there(
 ) -> int:
     """Start a program in its directory, to which its name, #! and PATH may be relative.
 
-    What is passed keeps its number; nobody but us starts anything meanwhile.
+    What is passed keeps its number; nobody but us starts anything meanwhile. Raises SpawnError,
+    OSError and ValueError.
     """
     home = _open_home()
     try:
-        os.chdir(cwd)
+        try:
+            os.chdir(cwd)
+        except OSError as error:
+            reason = f"cannot enter {cwd}: {error.strerror}"
+            raise SpawnError(reason, final=error.errno not in _PASSING) from error
         for descriptor in pass_fds:
             os.set_inheritable(descriptor, True)
         return _start(words, environment, output)
     finally:
-        os.fchdir(home)
-        os.close(home)
         for descriptor in pass_fds:
             os.set_inheritable(descriptor, False)
+        try:
+            os.fchdir(home)
+        except OSError:  # nobody may enter it any more
+            os.chdir("/")
+        finally:
+            os.close(home)
 
 
 def _open_home() -> int:

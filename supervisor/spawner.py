@@ -129,7 +129,7 @@ class Spawner:
         if member.spec.role is Role.EXPORTER and RUN_DIR_VARIABLE not in member.spec.env:
             # The page, say, is to show the supervisor that started it.
             environment[RUN_DIR_VARIABLE] = str(self.run_dir.path)
-        child = spawn.spawn(
+        return spawn.spawn(
             member.spec.name,
             incarnation,
             member.spec.command,
@@ -138,10 +138,8 @@ class Spawner:
             log=self.run_dir.log(member.spec.name),
             pass_fds=locks,
             limits=member.spec.limits,
+            descriptors=self.descriptors,
         )
-        if self.descriptors is not None and "nofile" not in member.spec.limits:
-            kernel.limit_descriptors(child.pid, self.descriptors)
-        return child
 
     def _spawn_metricsd(self, incarnation: int, nonce: str, locks: tuple[int, ...]) -> Child:
         descriptor = self.listener.fileno()

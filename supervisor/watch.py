@@ -50,6 +50,7 @@ class Watch:
     paths: tuple[Path, ...]
     _notify: RustNotify | None = None
     _changes: kernel.ChangeWatch | None = None  # None: not to be had
+    _asking: bool = False  # until an answer that had its time
     _ask_until: float = 0.0
     _resting_in: asyncio.AbstractEventLoop | None = None
     _watched: dict[Path, tuple[int, int]] = field(default_factory=dict)
@@ -71,9 +72,9 @@ class Watch:
     def rest(self, wake: Callable[[], None]) -> bool:
         """Have the running loop say, once, when there is something to take.
 
-        False where nobody would: then it has to be asked for, again and again.
+        False where nobody would, or it is still being asked for: then `take` is to be called again.
         """
-        if self._changes is None or time.monotonic() < self._ask_until:
+        if self._changes is None or self._asking:
             return False
         if self._resting_in is None:
             self._resting_in = asyncio.get_running_loop()
@@ -96,11 +97,12 @@ class Watch:
         if self._changes.has_fired():
             self._arm_changes(self._changes)
             return True
-        return time.monotonic() < self._ask_until
+        asking, self._asking = self._asking, time.monotonic() < self._ask_until
+        return asking
 
     def _arm_changes(self, changes: kernel.ChangeWatch) -> None:
         """Be told of the next change. Whatever came before is asked for."""
-        self._ask_until = time.monotonic() + _ASK_SECONDS
+        self._asking, self._ask_until = True, time.monotonic() + _ASK_SECONDS
         if not changes.arm(*self._watched):
             self._close_changes()
 

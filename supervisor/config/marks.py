@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from supervisor.config import SessionSpec
 
 _MARK_BYTES: Final = 4
+# How they are made. What another ptsup marked otherwise says nothing, and not that all has changed.
+_KIND: Final = "2-"
 
 
 def build_marks(spec: SessionSpec, salt: str) -> dict[str, str]:
@@ -35,10 +37,11 @@ def build_marks(spec: SessionSpec, salt: str) -> dict[str, str]:
 
 def _mark(key: bytes, value: str) -> str:
     data = value.encode(errors="surrogatepass")  # it may be in no encoding at all
-    return hashlib.blake2b(data, key=key, digest_size=_MARK_BYTES).hexdigest()
+    return _KIND + hashlib.blake2b(data, key=key, digest_size=_MARK_BYTES).hexdigest()
 
 
 def diff_marks(spawned: Mapping[str, str], wanted: Mapping[str, str]) -> tuple[str, ...]:
     """Name the keys that differ; none where nobody knows what it was spawned by."""
-    keys = dict.fromkeys((*wanted, *spawned)) if spawned else ()
+    known = spawned and all(mark.startswith(_KIND) for mark in spawned.values())
+    keys = dict.fromkeys((*wanted, *spawned)) if known else ()
     return tuple(key for key in keys if spawned.get(key) != wanted.get(key))

@@ -30,10 +30,6 @@ assert sys.platform == "darwin"
 SUBREAPS: Final = False
 
 
-def limit_descriptors(pid: int, soft: int) -> None:
-    """Do nothing: nobody can limit another process here, so a child may have as many as we."""
-
-
 def become_subreaper() -> None:
     """Do nothing: orphans go to launchd here, and their group is all we have of them."""
 

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import resource
 import select
 import signal
 import struct
@@ -46,13 +45,6 @@ _FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE = 1, 2
 # removed, also the watched itself; told once.
 _CHANGES: Final = 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800
 _ONCE: Final = 0x80000000
-
-
-def limit_descriptors(pid: int, soft: int) -> None:
-    """Let a child of ours have so many descriptors open at most, unless it raises that itself."""
-    with contextlib.suppress(OSError):  # it is gone
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def become_subreaper() -> None:

@@ -128,7 +128,7 @@ class ProcessLooker:
     # How often each incarnation was looked at for its environment, what was seen, and who is due.
     _looks: dict[Key, int] = field(default_factory=dict)
     _environments: dict[Key, tuple[Environment, ...]] = field(default_factory=dict)
-    _marks: dict[Key, int] = field(default_factory=dict)  # of all that these were found in
+    _hashes: dict[Key, int] = field(default_factory=dict)  # of all that these were found in
     _due: Sequence[Member] = ()
     _members: Sequence[Member] = ()
     _planned: Mapping[str, SessionPlan] = field(default_factory=dict)
@@ -230,7 +230,7 @@ class ProcessLooker:
             keys = {member.key for member in crew.members}
             self._looks = {key: count for key, count in self._looks.items() if key in keys}
             self._environments = {k: v for k, v in self._environments.items() if k in keys}
-            self._marks = {}  # what is planned may be called otherwise now
+            self._hashes = {}  # what is planned may be called otherwise now
             self._due = self._find_due(crew.members)
         everybody = self._rounds % ENVIRONMENT_LOOKS_APART == 0
         if due := crew.members if everybody else self._due:
@@ -261,8 +261,8 @@ class ProcessLooker:
             self._looks[key] = self._looks.get(key, 0) + 1
             pids = (member.pid, *sorted(others.get(member.pid, ())))
             environs = tuple((pid, read_environ(pid)) for pid in pids)
-            if self._marks.get(key) != (mark := hash(environs)):
-                self._marks[key] = mark
+            if self._hashes.get(key) != (seen := hash(environs)):
+                self._hashes[key] = seen
                 self._environments[key] = self._find_environments(member, environs)
 
     def _find_environments(

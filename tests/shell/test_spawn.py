@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,19 @@ def test_a_program_that_nobody_may_run_is_not_called_missing(tmp_path: Path) -> 
         run(["prog"], tmp_path, environment={"PATH": "plain:/nowhere"})
 
 
+def test_a_variable_without_a_name_as_a_starter_may_have_it_stops_nobody(tmp_path: Path) -> None:
+    assert run(["echo", "here"], tmp_path, environment={**ENV, "": "x"}) == "here\n"
+
+
+def test_the_soft_limit_of_descriptors_is_another_one_from_the_child_s_first_moment(
+    tmp_path: Path,
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    script = "ulimit -Sn; ulimit -Hn; ulimit -Sn 70; ulimit -Sn"
+    assert run(["sh", "-c", script], tmp_path, descriptors=64).split() == ["64", str(hard), "70"]
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, hard)
+
+
 def test_without_a_path_there_is_that_of_the_system(tmp_path: Path) -> None:
     assert run(["echo", "here"], tmp_path, environment={}) == "here\n"
 
@@ -155,7 +169,7 @@ def test_a_child_runs_in_its_directory_and_we_stay_in_ours(tmp_path: Path) -> No
     home = Path.cwd()
     assert run(["./prog"], tmp_path) == "from here\n"
     assert Path.cwd() == home
-    with pytest.raises(SpawnError, match="No such file") as raised:
+    with pytest.raises(SpawnError, match=r"cannot enter .*gone: No such file") as raised:
         spawn("a", 1, ["true"], environment=ENV, cwd=tmp_path / "gone", log=tmp_path / "a.log")
     assert raised.value.final
     assert Path.cwd() == home

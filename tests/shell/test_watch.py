@@ -122,6 +122,27 @@ def test_waiting_costs_no_wakeup_and_taking_nothing_no_sleep(watch: Watch) -> No
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel does not tell")
 @pytest.mark.parametrize("watch", ["told"], indirect=True)
+def test_what_was_not_taken_down_yet_when_it_was_asked_for_is_asked_for_again_however_late(
+    place: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervisor.watch._ASK_SECONDS", 0.05)
+
+    def settle() -> bool:
+        time.sleep(0.06)
+        return watch.take() == frozenset() and not watch._has_changed()
+
+    wait_for(settle, what="it to be at rest")
+    path = place / "ops" / "shards" / "counter_1.db"
+    path.touch()
+    with monkeypatch.context() as patch:  # it has not come that far
+        patch.setattr(Watch, "_drain", lambda _: frozenset())
+        assert watch.take() == frozenset()
+    time.sleep(0.1)  # and whoever asks was held up: stopped, or busy
+    assert str(path) in (watch.take() or ())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel does not tell")
+@pytest.mark.parametrize("watch", ["told"], indirect=True)
 def test_after_a_rest_in_which_nobody_is_asked_everything_is_seen_again(
     place: Path, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
