@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from supervisor import kernel, spawn
 from supervisor.adoptee import Adoptee, Census
-from supervisor.events import Claimed, ClaimFailed, Event, Exited, GroupGone
+from supervisor.events import Claimed, ClaimFailed, Exited, GroupGone
 from supervisor.lifecycle import CLAIM_TRIES
 from supervisor.remains import Remains
 
@@ -79,7 +79,7 @@ class Deaths:
         if self.census.groups or kernel.has_dead_child():  # no signal tells of adoptees
             self.hint()
 
-    def find_exits(self) -> list[Event]:
+    def find_exits(self) -> list[Exited | GroupGone]:
         """Peek at every child, and at what is left of the dead; raises OSError."""
         any_dead, self._doubted = self._doubted or kernel.has_dead_child(), False
         fresh = {

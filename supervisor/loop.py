@@ -34,6 +34,7 @@ from supervisor.events import (
     Finish,
     Forget,
     KillAll,
+    ProcessEvent,
     Reap,
     Reaped,
     Remove,
@@ -266,7 +267,8 @@ class Loop:
         if self._look or self.deaths.waiting:
             self._look = False
             try:
-                events += self.deaths.find_exits()
+                if exits := self.deaths.find_exits():
+                    events.append(Batch(tuple(exits)))
                 self.deaths.reap_strangers()
             except OSError as error:  # out of descriptors, say: nothing is lost by looking later
                 log.warning("cannot look for exits: %s", error)
@@ -296,9 +298,10 @@ class Loop:
         while self._claims:
             # How somebody ended is written down before its pid is given back, and it is lost.
             self._write_down()
-            claims, self._claims = self._claims, []
-            for claim in claims:
-                self._decide(self.deaths.claim(claim.name, claim.incarnation, claim.pid))
+            # Asked for again where so many died that it took longer than a claim is waited for.
+            claims, self._claims = dict.fromkeys(self._claims), []
+            told = [self.deaths.claim(each.name, each.incarnation, each.pid) for each in claims]
+            self._decide(Batch(tuple(told)))
 
     def _decide(self, event: Event) -> None:
         """Let the fleet decide on an event, and on what its actions feed back."""
@@ -307,8 +310,8 @@ class Loop:
             before = self.fleet
             self.fleet, actions = step(before, events.popleft(), time.monotonic())
             self._note_changes(before)
-            for action in actions:
-                events.extend(self._perform(action))
+            if fed := [event for action in actions for event in self._perform(action)]:
+                events.append(Batch(tuple(fed)))
 
     def _spawn_next(self) -> None:
         """Spawn the next of those whose turn it is, if they are still to be."""
@@ -364,7 +367,7 @@ class Loop:
             ended = f"it ended ({render_exit(metricsd.returncode)})"
             self.audit.note_metricsd(metricsd.reason or ended)
 
-    def _perform(self, action: Action) -> Iterator[Event]:
+    def _perform(self, action: Action) -> Iterator[ProcessEvent]:
         match action:
             case Spawn(name, _) if name == METRICSD:
                 self._spawns.appendleft(action)

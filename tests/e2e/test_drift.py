@@ -323,19 +323,16 @@ def test_forbidden_labels_are_kept_off_the_page_counted_and_named_whoever_writes
 def test_what_metricsd_says_is_told_in_the_log_though_nobody_asks(stack: Stack) -> None:
     (stack.cwd / "lazy.toml").write_text("audit_interval_seconds = 3600\n")
     stack.start("-f", "lazy.toml")
-    stray = stack.multiproc_dir / "notes"
-    stray.touch()
-    wait_for(lambda: "notes: a file that is no shard" in read_log(stack), what="the first look")
-    stray.unlink()
-    log = stack.run_dir / "logs" / "supervisor.log"
-    wait_for(
-        lambda: "cleared" in log.read_text() and time.time() - log.stat().st_mtime > 3,
-        what="the audit to be at rest",
-    )
     writer = write_foreign(stack, "symbol")
+    log = stack.run_dir / "logs" / "supervisor.log"
     try:
-        stack.scrape()
-        wait_for(lambda: "label-violation" in read_log(stack), what="the line")
+        wait_for(
+            lambda: "foreign-shard" in log.read_text() and time.time() - log.stat().st_mtime > 3,
+            what="the audit to be at rest again",
+        )
+        assert "label-violation" not in log.read_text()
+        stack.scrape()  # metricsd reads the shard, and has something to say
+        wait_for(lambda: "label-violation" in log.read_text(), what="the line")
     finally:
         end(writer)
 

@@ -1,0 +1,73 @@
+"""The loop, a turn at a time: what is done twice by mistake is done once."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from typing import TYPE_CHECKING, Final
+
+from supervisor.config import METRICSD, METRICSD_POLICY, Config, Policy
+from supervisor.events import Exited, Tick
+from supervisor.lifecycle import CLAIM_AGAIN_SECONDS, Process, State, Target
+from supervisor.loop import Loop
+from supervisor.rundir import RunDir
+from supervisor.spawn import spawn
+from supervisor.step import build_fleet
+from telemetry.processes import is_alive
+from waiting import wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES: Final = tuple(f"s{number}" for number in range(20))
+
+
+def build_running(name: str, pid: int) -> Process:
+    return Process(
+        name=name,
+        policy=METRICSD_POLICY if name == METRICSD else Policy(),
+        state=State.RUNNING,
+        target=Target.UP,
+        incarnation=1,
+        pid=pid,
+        started_at=time.monotonic(),
+    )
+
+
+def test_who_is_claimed_late_is_claimed_and_reaped_once(tmp_path: Path) -> None:
+    shards = tmp_path / "prom_multiproc"
+    shards.mkdir()
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.create()
+    assert run_dir.lock()
+    with socket.socket() as listener:
+        loop = Loop(
+            config=Config(host="127.0.0.1", port=9, multiproc_dir=shards),
+            run_dir=run_dir,
+            listener=listener,
+        )
+    for name in NAMES:
+        child = spawn(
+            name, 1, ["sleep", "600"], environment={}, cwd=tmp_path, log=tmp_path / f"{name}.log"
+        )
+        loop.children.present[name] = child
+    pids = {name: child.pid for name, child in loop.children.present.items()}
+    metricsd = build_running(METRICSD, 1)
+    former = [metricsd, *(build_running(name, pid) for name, pid in pids.items())]
+    loop.fleet = build_fleet((), exit_when_done=False, former=former)
+    for name in NAMES:
+        loop.deaths.signal(name, signal.SIGKILL)
+    wait_for(lambda: not any(map(is_alive, pids.values())), what="their ends")
+
+    # So many have died that the first has waited for its claim too long when the last is told of.
+    for name in NAMES:
+        loop._decide(Exited(name, 1, -signal.SIGKILL, remains=False))
+    late = time.monotonic() + CLAIM_AGAIN_SECONDS
+    wait_for(lambda: time.monotonic() > late)
+    loop._take(Tick())
+
+    assert not loop.children.present
+    found = [loop.fleet.find(name) for name in NAMES]
+    assert {(p.state, p.returncode) for p in found if p} == {(State.EXITED, -signal.SIGKILL)}
+    run_dir.unlock()
