@@ -21,6 +21,7 @@ from supervisor.control import (
     render_result,
 )
 from supervisor.errors import PtsupError
+from supervisor.fleet import Phase
 from supervisor.verbs import Verbs
 
 if TYPE_CHECKING:
@@ -77,6 +78,11 @@ class Server:
         if self._server is not None:
             self._server.close()
         error = self.loop.error
+        if error is None and self.loop.fleet.phase is not Phase.ENDED:
+            error = PtsupError(
+                "the supervisor failed before everything was stopped",
+                "once more ends what is left; its log says why",
+            )
         answer = render_result({"drain": self.loop.prober.drained})
         for writer in self._finishing:
             await _send(writer, render_error(error) if error else answer)

@@ -123,7 +123,7 @@ supervisor.reload         shell  admission config config.diff config.flags confi
 supervisor.verbs          shell  supervisor admission config.documents config.order config.values
                                  drift errors events fleet kernel lifecycle logs observe reload
                                  status
-supervisor.serve          shell  control errors kernel verbs
+supervisor.serve          shell  control errors fleet kernel verbs
 supervisor.orphans        shell  adoption client config config.keys errors kernel observe status
                                  told telemetry.clearing
 supervisor.takeover       shell  admission adoption client config config.marks drift.facts errors

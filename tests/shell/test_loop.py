@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import time
 from typing import TYPE_CHECKING, Final
 
+import pytest
+
 from supervisor.config import METRICSD, METRICSD_POLICY, Config, Policy
+from supervisor.control import parse_response
+from supervisor.errors import PtsupError
 from supervisor.events import Exited, Tick
 from supervisor.lifecycle import CLAIM_AGAIN_SECONDS, Process, State, Target
 from supervisor.loop import Loop
 from supervisor.rundir import RunDir
+from supervisor.serve import Server
 from supervisor.spawn import spawn
 from supervisor.step import build_fleet
 from telemetry.processes import is_alive
 from waiting import wait_for
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 NAMES: Final = tuple(f"s{number}" for number in range(20))
@@ -35,18 +42,24 @@ def build_running(name: str, pid: int) -> Process:
     )
 
 
-def test_who_is_claimed_late_is_claimed_and_reaped_once(tmp_path: Path) -> None:
+@pytest.fixture
+def loop(tmp_path: Path) -> Iterator[Loop]:
+    """A loop that has not been run."""
     shards = tmp_path / "prom_multiproc"
     shards.mkdir()
     run_dir = RunDir(tmp_path / "run")
     run_dir.create()
     assert run_dir.lock()
     with socket.socket() as listener:
-        loop = Loop(
+        yield Loop(
             config=Config(host="127.0.0.1", port=9, multiproc_dir=shards),
             run_dir=run_dir,
             listener=listener,
         )
+    run_dir.unlock()
+
+
+def test_who_is_claimed_late_is_claimed_and_reaped_once(loop: Loop, tmp_path: Path) -> None:
     for name in NAMES:
         child = spawn(
             name, 1, ["sleep", "600"], environment={}, cwd=tmp_path, log=tmp_path / f"{name}.log"
@@ -70,4 +83,20 @@ def test_who_is_claimed_late_is_claimed_and_reaped_once(tmp_path: Path) -> None:
     assert not loop.children.present
     found = [loop.fleet.find(name) for name in NAMES]
     assert {(p.state, p.returncode) for p in found if p} == {(State.EXITED, -signal.SIGKILL)}
-    run_dir.unlock()
+
+
+def test_who_waits_for_the_end_is_not_told_of_one_that_did_not_come(loop: Loop) -> None:
+    async def fail() -> bytes:
+        ours, theirs = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        _, answering = await asyncio.open_connection(sock=theirs)
+        server = Server(loop)
+        server._finishing.append(answering)
+        await server.close()  # as it is when the loop has raised
+        line = await reader.readline()
+        for each in (writer, answering):
+            each.close()
+        return line
+
+    with pytest.raises(PtsupError, match="failed before everything was stopped"):
+        parse_response(asyncio.run(fail()))
