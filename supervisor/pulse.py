@@ -13,6 +13,8 @@ import selectors
 import time
 from typing import TYPE_CHECKING, TypeVarTuple
 
+from supervisor import kernel
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextvars import Context
@@ -67,8 +69,8 @@ class _Wait(selectors.DefaultSelector):
 
     def __init__(self) -> None:
         super().__init__()
-        # An epoll can be waited for itself, which is asked for in less; a kqueue is not.
-        self._ready = select.poll() if hasattr(select, "epoll") else None
+        # To ask whether any is ready takes less than to ask which.
+        self._ready = select.poll() if kernel.POLLS_SELECTORS else None
         if self._ready is not None:
             self._ready.register(self.fileno(), select.POLLIN)
         self.at = self.seconds = math.inf

@@ -20,6 +20,7 @@ class Exit:
 
 if sys.platform == "linux":
     from supervisor.kernel.linux import (
+        POLLS_SELECTORS,
         SUBREAPS,
         ChangeWatch,
         ExitWatch,
@@ -43,6 +44,7 @@ if sys.platform == "linux":
     from supervisor.kernel.listening import list_listening
 else:
     from supervisor.kernel.darwin import (
+        POLLS_SELECTORS,
         SUBREAPS,
         ChangeWatch,
         ExitWatch,
@@ -66,6 +68,7 @@ else:
     )
 
 __all__ = [
+    "POLLS_SELECTORS",
     "SUBREAPS",
     "ChangeWatch",
     "Exit",

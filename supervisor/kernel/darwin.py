@@ -28,6 +28,8 @@ assert sys.platform == "darwin"
 
 # Orphans go to launchd: what left its group is found by its nonce alone.
 SUBREAPS: Final = False
+# A kqueue may be such a descriptor; nobody has tried.
+POLLS_SELECTORS: Final = False
 
 
 def become_subreaper() -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Orphans of our descendants become our own children.
 SUBREAPS: Final = True
+# Of a selector the descriptor can be polled: it tells whether any of those it waits for is ready.
+POLLS_SELECTORS: Final = True
 _PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
 _PROC: Final = Path("/proc")
 

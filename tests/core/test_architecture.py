@@ -85,7 +85,7 @@ supervisor.claims         shell  drift drift.facts telemetry.claim telemetry.cle
 supervisor.admission      shell  environ errors gates gates.files gates.refusal spawn
 supervisor.notify         shell
 supervisor.kept           shell
-supervisor.pulse          shell
+supervisor.pulse          shell  kernel
 supervisor.probe          shell  config events kept lifecycle pulse telemetry.mode
 supervisor.rounds         shell
 supervisor.watch          shell  kernel

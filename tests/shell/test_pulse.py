@@ -54,8 +54,10 @@ class Scene:
         return do
 
 
-@pytest.fixture
-def scene() -> Scene:
+@pytest.fixture(params=[True, False], ids=["polled", "asked"])
+def scene(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """One where the selector's own descriptor is waited for (as here), and one where it is not."""
+    monkeypatch.setattr("supervisor.kernel.POLLS_SELECTORS", request.param)
     return Scene()
 
 
