@@ -8,12 +8,17 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from stack import Stack
+
+# How long an example takes says more of the machine, and of what else runs on it.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Run from a script's `&`, every child would inherit that, and no Ctrl-C could be tested.

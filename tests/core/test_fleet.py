@@ -737,7 +737,7 @@ def check(fleet: Fleet, kernel: Kernel) -> None:
         assert kernel.children.keys() <= {METRICSD}
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60, derandomize=True, database=None)
 @given(st.booleans(), st.binary(min_size=40, max_size=40))
 def test_whatever_happens_the_end_comes_exactly_once_and_leaves_nobody(
     exit_when_done: bool, script: bytes

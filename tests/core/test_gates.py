@@ -591,7 +591,7 @@ FALSE = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(WORDS, max_size=6), st.dictionaries(ANY_TEXT, ANY_TEXT), st.lists(NAMES))
 def test_no_text_makes_it_raise(
     command: list[str], environ: dict[str, str], denied: list[str]
@@ -601,13 +601,13 @@ def test_no_text_makes_it_raise(
     strip_credentials(environ)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.dictionaries(NAMES, FALSE))
 def test_an_environment_that_is_off_never_refuses(environ: dict[str, str]) -> None:
     assert refuse(inherited=environ, configured=environ) is None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from([*CONTRACT, *PLAIN_SWITCHES, "X_API_KEY"]),
     st.text("\u2603 '\"\\$;=", max_size=6).map(lambda text: f"\u2603{text}\u2603"),

@@ -204,7 +204,7 @@ def test_variables_name_files_when_they_are_configured_or_the_projects() -> None
     assert {config.name for config in found} == {"live.toml", "any.toml"}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(max_size=60), st.lists(st.text(max_size=20), max_size=4))
 def test_no_text_makes_it_raise(text: str, command: list[str]) -> None:
     find_refusal_in_file(PAPER, text)

@@ -267,13 +267,13 @@ KEYS = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200))
 def test_any_bytes_parse(data: bytes) -> None:
     parse_whole(data)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(KEYS | st.tuples(TEXTS, TEXTS, st.dictionaries(TEXTS, TEXTS, max_size=3), TEXTS))
 def test_any_document_is_a_key_or_none(document: Any) -> None:
     for kind in KINDS:
@@ -284,7 +284,7 @@ def test_any_document_is_a_key_or_none(document: Any) -> None:
         )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.binary(min_size=1, max_size=40), st.floats(), st.floats()), max_size=8),
     st.integers(0, 300),

@@ -443,7 +443,6 @@ def compare_cases(
 
     settled = settings(
         max_examples=cases,
-        deadline=None,
         database=None,
         phases=phases,
         report_multiple_bugs=False,
