@@ -134,9 +134,11 @@ def spawn(
     except OSError as error:
         reason = f"cannot start {command[0]!r}: {error.strerror or error}"
         raise SpawnError(reason, final=error.errno not in _PASSING) from error
-    # A NUL, a character no file system encoding has; a Python whose posix_spawn knows no sessions.
+    # A character no file system encoding has; a Python whose posix_spawn knows no sessions.
     except (ValueError, NotImplementedError) as error:
-        raise SpawnError(f"cannot start {command[0]!r}: {error}", final=True) from error
+        texts = (*words, *environment, *environment.values())
+        reason = "a null byte is in what it is given" if "\0" in "".join(texts) else str(error)
+        raise SpawnError(f"cannot start {command[0]!r}: {reason}", final=True) from error
     finally:
         os.close(output)
     return Child(name, incarnation, pid)
