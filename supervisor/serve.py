@@ -81,7 +81,7 @@ class Server:
         if error is None and self.loop.fleet.phase is not Phase.ENDED:
             error = PtsupError(
                 "the supervisor failed before everything was stopped",
-                "once more ends what is left; its log says why",
+                "`ptsup stop` once more ends what is left; supervisor.log in logs/ says why",
             )
         answer = render_result({"drain": self.loop.prober.drained})
         for writer in self._finishing:

@@ -209,7 +209,7 @@ def _start(words: list[str], environment: Mapping[str, str], output: int) -> int
 
 
 def _find_programs(name: str, environment: Mapping[str, str]) -> Iterator[str]:
-    """Find where the child's own PATH, not ours, has a program, without asking exec of each."""
+    """Find where the child's own PATH, not ours, has a program; whether it may run, exec says."""
     if "/" in name:
         yield name
         return
