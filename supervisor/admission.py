@@ -19,7 +19,6 @@ from supervisor.gates import (
     build_unchecked,
     find_refusal,
     find_refusal_in_file,
-    strip_credentials,
 )
 from supervisor.gates.files import FILES_LIMIT, find_config_names
 from supervisor.gates.refusal import FILE_LIMIT_BYTES
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from supervisor.config import SessionSpec
+    from supervisor.environ import Starter
     from supervisor.gates import Refusal
     from supervisor.gates.files import ConfigName
 
@@ -48,25 +48,20 @@ class Passed:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A session that may be spawned, and the environment it inherits (shared, never changed)."""
+    """A session that may be spawned, and the environment it inherits."""
 
     spec: SessionSpec
-    inherited: Mapping[str, str]
+    starter: Starter
     missing: tuple[str, ...] = ()  # what of it nobody could tell us after a crash
     # The keys by which it is otherwise than what it was spawned by, if it runs from before a crash.
     outdated: tuple[str, ...] = ()
     passed: Passed | None = None
 
-    @property
-    def stripped(self) -> tuple[str, ...]:
-        """The credentials it would have inherited, by name: left out of its environment."""
-        return strip_credentials(self.inherited)[1]
-
     def build_environment(self, multiproc_dir: Path, nonce: str) -> dict[str, str]:
         """Build the environment of its next incarnation."""
         return build_session_environment(
             self.spec,
-            self.inherited,
+            self.starter,
             multiproc_dir=multiproc_dir,
             nonce=nonce,
             fallback_path=OWN_BIN,
@@ -97,7 +92,7 @@ def check_gates_again(member: Admitted, denied: Collection[str]) -> None:
     """
     spec, passed = member.spec, member.passed
     if passed is None or passed.denied != tuple(denied):
-        check_gates(spec, member.inherited, denied)
+        check_gates(spec, member.starter.given, denied)
     elif (refusal := _find_refusal_in_files(spec, passed.configs, denied)) is not None:
         raise GateError(f"cannot start {spec.name}: {refusal.message}", refusal.hint)
 
@@ -170,17 +165,14 @@ def check_complete(member: Admitted) -> None:
 
 def admit(
     spec: SessionSpec,
-    inherited: Mapping[str, str],
+    starter: Starter,
     multiproc_dir: Path,
     denied: Collection[str] = (),
 ) -> Admitted:
-    """Let a session in; raises GateError or UsageError. `denied` extends the list of NO-LIVE.
-
-    What it inherits is kept as it is: many share it.
-    """
-    check_gates(spec, inherited, denied)
-    passed = Passed(tuple(denied), _find_configs(spec, inherited))
-    admitted = Admitted(spec, inherited, passed=passed)
+    """Let a session in; raises GateError or UsageError. `denied` extends the list of NO-LIVE."""
+    check_gates(spec, starter.given, denied)
+    passed = Passed(tuple(denied), _find_configs(spec, starter.given))
+    admitted = Admitted(spec, starter, passed=passed)
     try:
         check_limits(spec.limits)
         check_command(spec.command, spec.cwd, admitted.build_environment(multiproc_dir, ""))

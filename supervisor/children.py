@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from supervisor.spawn import Child
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Origin:
     """What one incarnation was spawned with; `identity` is None before, and when it was not."""
 

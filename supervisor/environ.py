@@ -7,6 +7,7 @@ metricsd and exporters get no shard directory at all, or their own metrics would
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from supervisor.config import Role
@@ -33,9 +34,26 @@ SESSION_VARIABLE: Final = "PTSUP_SESSION"
 SPAWN_VARIABLE: Final = "PTSUP_SPAWN"
 
 
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """The environment of whoever starts sessions: all of them share it, and nobody changes it."""
+
+    given: Mapping[str, str]
+    kept: Mapping[str, str]  # what of it a session may have
+    stripped: tuple[str, ...]  # the credentials it may not have, by name
+
+
+def build_starter(given: Mapping[str, str]) -> Starter:
+    """Build what sessions inherit: no exchange credentials, and nothing that is for us alone."""
+    kept, stripped = strip_credentials(given)
+    for name in (*LIBRARY_DIR_VARIABLES, *_SUPERVISORS_OWN):
+        kept.pop(name, None)
+    return Starter(given, kept, stripped)
+
+
 def build_session_environment(
     spec: SessionSpec,
-    inherited: Mapping[str, str],
+    starter: Starter,
     *,
     multiproc_dir: Path,
     nonce: str,
@@ -43,12 +61,10 @@ def build_session_environment(
 ) -> dict[str, str]:
     """Build what a session or an exporter sees: inherited, then configured, then what it needs.
 
-    Inherited exchange credentials are left out. `fallback_path` (where our own interpreter
-    lives) goes last on PATH: it finds a `python` only where there is no other.
+    `fallback_path` (where our own interpreter lives) goes last on PATH: it finds a `python`
+    only where there is no other.
     """
-    environment, _ = strip_credentials(inherited)
-    for name in (*LIBRARY_DIR_VARIABLES, *_SUPERVISORS_OWN):
-        environment.pop(name, None)
+    environment = dict(starter.kept)
     # Output goes to a file; without this a Python session's lines come in blocks of 8 KiB.
     environment.setdefault("PYTHONUNBUFFERED", "1")
     environment.update(spec.env)
@@ -79,9 +95,7 @@ def build_metricsd_environment(
     inherited: Mapping[str, str], *, package_root: Path, nonce: str
 ) -> dict[str, str]:
     """Build what metricsd sees: no shard directory, no credentials, our packages first."""
-    environment, _ = strip_credentials(inherited)
-    for name in (*LIBRARY_DIR_VARIABLES, *_SUPERVISORS_OWN):
-        environment.pop(name, None)
+    environment = dict(build_starter(inherited).kept)
     # An operator's PYTHONPATH may be needed, but must not shadow `telemetry`.
     path = environment.get("PYTHONPATH", "")
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(package_root), path]))

@@ -52,9 +52,10 @@ class Follow:
         """Show what has come since, an unfinished line too, and then no more."""
         self._look(last=True)
 
-    def say(self, line: str) -> None:
-        """Have a line of ptsup's own printed; never waits for the terminal."""
-        self._said.put(line)
+    def say(self, *lines: str) -> None:
+        """Have lines of ptsup's own printed; never waits for the terminal."""
+        for line in lines:
+            self._said.put(line)
 
     def run(self) -> None:
         """Print what comes until `ended` is set, and then what is left."""

@@ -19,6 +19,7 @@ from supervisor import client
 from supervisor.control import Request
 from supervisor.errors import PtsupError
 from supervisor.follow import Follow
+from telemetry.log_lines import list_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,7 +45,7 @@ def run(loop: Loop, sessions: Sequence[Admitted]) -> int:
     # From here on alone, of those that were adopted too.
     follow.begin({*loop.fleet.sessions, *(member.spec.name for member in sessions)})
     handler = logging.Handler()
-    handler.emit = lambda record: follow.say(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: follow.say(*list_lines(record))  # type: ignore[method-assign]
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     with follow.beside():
         code = launch.run(loop, sessions)

@@ -1,7 +1,7 @@
 """What the next supervisor would have to know, written down before anything depends on it.
 
 Who has changed is noted, and all of that written at once: before a spawn, and before an answer.
-One line a change; ourselves have a file. The words of a log line come from here too.
+One line for all of it; ourselves have a file. The words of a log line come from here too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from supervisor.errors import PtsupError
 from supervisor.lifecycle import State
 from supervisor.records import FORGOTTEN
 from supervisor.status import build_origin, build_state, describe, is_news, render_process
+from telemetry.log_lines import Lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,6 +58,7 @@ class Journal:
 
     def note_changes(self, before: Fleet, after: Fleet) -> None:
         """Note, and say, what the last step has changed."""
+        news = []
         for name in after.touched:
             process, former = after.find(name), before.find(name)
             if process is None or process is former:
@@ -66,7 +68,9 @@ class Journal:
             if former is None or process.state is former.state or not is_news(process):
                 continue
             if (former.state, process.state) != (State.STOPPED, State.RUNNING):  # an adoption
-                log.info(render_process(describe(after, process)))
+                news.append(render_process(describe(after, process)))
+        if news:
+            log.info(Lines(news))
 
     def forget(self, name: str) -> None:
         """Take off the list one that is no longer to be known."""

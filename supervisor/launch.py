@@ -24,7 +24,6 @@ from supervisor.descriptors import make_room
 from supervisor.errors import PortHeldError, PtsupError, UsageError
 from supervisor.events import KillAll, StopAll
 from supervisor.fleet import Phase
-from supervisor.logs import open_log
 from supervisor.notify import feed_watchdog, notify
 from supervisor.pulse import PulseLoop
 from supervisor.serve import Server
@@ -261,7 +260,7 @@ def _run_and_answer(loop: Loop, sessions: Sequence[Admitted], answer: BinaryIO) 
 def _detach_stdio(run_dir: RunDir) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    nothing, output = os.open(os.devnull, os.O_RDONLY), open_log(run_dir.log(SUPERVISOR))
+    nothing, output = os.open(os.devnull, os.O_RDONLY), run_dir.open_log(SUPERVISOR)
     for descriptor, number in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(descriptor, number)
     os.close(nothing)

@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from supervisor.copies import (
@@ -22,7 +23,6 @@ from telemetry.plain import escape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 # A line that is longer is shown in pieces; and so much is read back at most for the last lines.
 _LINE_BYTES: Final = 1 << 20
@@ -30,7 +30,7 @@ _TAIL_BYTES: Final = 1 << 26
 _SINCE_BYTES: Final = 1 << 20
 
 
-def open_log(path: Path) -> int:
+def open_log(path: str | Path) -> int:
     """Open a log for appending, give back the descriptor; only its owner may read it. OSError.
 
     Its directory is made anew where somebody removed it: without a log nothing can start.
@@ -39,7 +39,7 @@ def open_log(path: Path) -> int:
     try:
         descriptor = os.open(path, flags, 0o600)
     except FileNotFoundError:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        Path(path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, flags, 0o600)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # a FIFO's reader could hold us up
         os.close(descriptor)

@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "name": (str,),
@@ -52,14 +52,11 @@ FORGOTTEN: Final = "forgotten"
 def parse_journal(text: str) -> dict[str, dict[str, Any]]:
     """Read the records of all processes, by name, in the order in which they were added.
 
-    Each line says what is otherwise of one of them; what is no such line says nothing.
+    Each line says what became otherwise at a time, a change a process; what is no such line says
+    nothing.
     """
     found: dict[str, dict[str, Any]] = {}
-    for line in text.splitlines():
-        try:
-            change = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
+    for change in _list_changes(text):
         name = change.get("name") if isinstance(change, dict) else None
         if not isinstance(name, str):
             continue
@@ -69,6 +66,18 @@ def parse_journal(text: str) -> dict[str, dict[str, Any]]:
             found.setdefault(name, {}).update(change)
     records = {name: parse_record(document) for name, document in found.items()}
     return dict(sorted(records.items(), key=lambda item: item[1].get("number", 0)))
+
+
+def _list_changes(text: str) -> Iterator[Any]:
+    for line in text.splitlines():
+        try:
+            changes = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(changes, list):
+            yield from changes
+        else:  # a former ptsup gave each a line
+            yield changes
 
 
 def parse_record(document: object) -> dict[str, Any]:

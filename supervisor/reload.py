@@ -25,6 +25,7 @@ from supervisor.config.flags import take_settings
 from supervisor.config.values import check_ports
 from supervisor.config_file import read_config_file
 from supervisor.crew import find_otherwise
+from supervisor.environ import build_starter
 from supervisor.errors import GateError, UsageError
 from supervisor.events import Restart
 from supervisor.fleet import is_opened, is_settled
@@ -104,9 +105,9 @@ def build_plan(loop: Loop, found: FileConfig) -> Plan:
     check_ports(specs, living, loop.config.port, found.places)
     config = _build_config(loop.config, found)
     check_living(loop, living, config, "reload")
-    inherited = dict(os.environ)
+    starter = build_starter(dict(os.environ))
     members = {
-        spec.name: admit(spec, inherited, config.multiproc_dir, config.denied) for spec in specs
+        spec.name: admit(spec, starter, config.multiproc_dir, config.denied) for spec in specs
     }
     old = [member.spec for member in loop.members.values() if member.spec.planned]
     difference = diff_specs(old, specs, lambda spec, keys: _amend(loop, spec, keys))
@@ -166,8 +167,8 @@ def check_living(loop: Loop, specs: Iterable[SessionSpec], config: Config, verb:
     if config.denied == loop.config.denied:
         return
     for spec in specs:
-        inherited = loop.members[spec.name].inherited
-        refusal = find_gate_refusal(spec, inherited, config.denied)
+        given = loop.members[spec.name].starter.given
+        refusal = find_gate_refusal(spec, given, config.denied)
         if refusal is not None:
             raise GateError(
                 f"cannot {verb}: {spec.name} is there already: {refusal.message}",

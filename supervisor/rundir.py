@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Final
 from supervisor.config import METRICSD, SUPERVISOR
 from supervisor.copies import is_copy
 from supervisor.errors import PtsupError, UsageError
+from supervisor.logs import open_log
 from supervisor.records import parse_journal, parse_record
 from telemetry.directories import create_private, find_exposure, lock_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
 # sockaddr_un.sun_path less its final NUL: 108 on Linux, 104 on macOS.
 _SOCKET_PATH_LIMIT: Final = 103
@@ -122,6 +123,10 @@ class RunDir:
             self._logs[name] = self.logs / f"{name}.log"
         return self._logs[name]
 
+    def open_log(self, name: str) -> int:
+        """Open it for appending, give back the descriptor; raises OSError."""
+        return open_log(f"{self.logs}/{name}.log")  # a Path takes as long to make as a file
+
     @property
     def journal(self) -> Path:
         """What is known of metricsd, the sessions and exporters."""
@@ -214,7 +219,6 @@ class RunDir:
             Path(self._place_lock(name, incarnation)).unlink(missing_ok=True)
 
     def _place_lock(self, name: str, incarnation: int) -> str:
-        # No Path: making one takes as long as making the file, and each spawn makes one.
         return f"{self.states}/{name}.{incarnation}{_LOCK_SUFFIX}"
 
     # -- State ------------------------------------------------------------------------------
@@ -236,13 +240,13 @@ class RunDir:
     def _own(self) -> Path:
         return self.states / f"{SUPERVISOR}.json"
 
-    def append_journal(self, changes: Iterable[Mapping[str, Any]]) -> None:
+    def append_journal(self, changes: Sequence[Mapping[str, Any]]) -> None:
         """Write down what is otherwise of some processes, each with its name; raises OSError.
 
-        All at once: when it fails, some of it may be there and some not.
+        All of it is one line, and all is there or nothing.
         """
         self._check_ours()
-        text = "".join(f"\n{json.dumps(change)}" for change in changes)
+        text = f"\n{json.dumps(changes)}"
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         with os.fdopen(os.open(self.journal, flags, 0o600), "wb", buffering=0) as file:
             left = memoryview(text.encode())
@@ -254,7 +258,7 @@ class RunDir:
 
     def shorten_journal(self) -> None:
         """Write the journal anew, with one line for each process; raises OSError."""
-        text = "".join(f"\n{json.dumps(record)}" for record in self._read_journal().values())
+        text = f"\n{json.dumps(list(self._read_journal().values()))}"
         self._replace(self.journal, text)
         self._journal_limit = len(text) + _JOURNAL_GROWS_BYTES
 

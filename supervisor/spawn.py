@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Final
 
 from supervisor import kernel
 from supervisor.errors import UsageError
-from supervisor.logs import open_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -109,14 +108,14 @@ def spawn(
     *,
     environment: Mapping[str, str],
     cwd: Path,
-    log: Path,
+    output: int,
     pass_fds: Sequence[int] = (),
     limits: Mapping[str, int | None] | None = None,
     descriptors: int | None = None,  # the soft limit, where it is not to be ours
 ) -> Child:
-    """Start a child in a session and group of its own, its output appended to `log`.
+    """Start a child in a session and group of its own, its output going to `output`.
 
-    A file, not a pipe: a dead supervisor can't end it with SIGPIPE. Raises SpawnError.
+    To a file, not a pipe: a dead supervisor can't end it with SIGPIPE. Raises SpawnError.
     """
     words = list(command)
     if limits or descriptors is not None:
@@ -125,10 +124,6 @@ def spawn(
         words = [*_build_confinement(limits or {}, descriptors, ctype), *command]
     if "" in environment:  # as a starter may have it; posix_spawn takes none
         environment = {key: value for key, value in environment.items() if key}
-    try:
-        output = open_log(log)
-    except OSError as error:
-        raise SpawnError(f"cannot open {log}: {error.strerror}", final=False) from error
     try:
         pid = _start_there(cwd, words, environment, output, pass_fds)
     except OSError as error:
@@ -139,8 +134,6 @@ def spawn(
         texts = (*words, *environment, *environment.values())
         reason = "a null byte is in what it is given" if "\0" in "".join(texts) else str(error)
         raise SpawnError(f"cannot start {command[0]!r}: {reason}", final=True) from error
-    finally:
-        os.close(output)
     return Child(name, incarnation, pid)
 
 

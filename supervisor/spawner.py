@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +22,6 @@ from supervisor.config.marks import build_marks
 from supervisor.environ import build_metricsd_environment
 from supervisor.errors import GateError, UsageError
 from supervisor.events import Spawned, SpawnFailed
-from supervisor.logs import find_end
 from supervisor.spawn import Child, SpawnError
 
 if TYPE_CHECKING:
@@ -40,6 +39,16 @@ log = logging.getLogger("ptsup")
 PACKAGE_ROOT: Final = Path(supervisor.__file__).resolve().parent.parent
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """An incarnation that has all it needs but its lock."""
+
+    process: Process
+    origin: Origin
+    environment: Mapping[str, str]
+    output: int  # its log
+
+
 @dataclass(slots=True, kw_only=True)
 class Spawner:
     """Spawns metricsd, which inherits the listening socket, and sessions as they were admitted."""
@@ -53,60 +62,83 @@ class Spawner:
     descriptors: int | None  # what a session may have open, where we may more
 
     def spawn(self, processes: Sequence[Process]) -> list[Spawned | SpawnFailed]:
-        """Spawn these incarnations, which the fleet has asked for."""
-        if not processes:
-            return []
+        """Spawn these incarnations, which the fleet has asked for.
+
+        What can be prepared for all of them is, first: nothing of it is cold for the next then.
+        """
+        told: list[Spawned | SpawnFailed] = []
+        ready: list[_Prepared] = []
         for process in processes:
-            self.children.origins[process.name] = self._build_origin(process)
-            self.journal.note(process.name)
-        # The intents, before there is anything to lose.
-        written = self.journal.write()
-        told = [self._spawn(process, written=written) for process in processes]
+            prepared = self._prepare(process)
+            if isinstance(prepared, _Prepared):
+                ready.append(prepared)
+            else:
+                told.append(prepared)
+        try:
+            for each in ready:
+                self.children.origins[each.process.name] = each.origin
+                self.journal.note(each.process.name)
+            # The intents, before there is anything to lose.
+            written = not ready or self.journal.write()
+            told += [self._spawn(each, written=written) for each in ready]
+        finally:
+            for each in ready:
+                os.close(each.output)
         for event in told:
             if isinstance(event, Spawned):
                 self._identify(event)
         return told
+
+    def _prepare(self, process: Process) -> _Prepared | SpawnFailed:
+        name, incarnation, nonce = process.name, process.incarnation, secrets.token_hex(8)
+        try:
+            if name == METRICSD:
+                environment = build_metricsd_environment(
+                    os.environ, package_root=PACKAGE_ROOT, nonce=nonce
+                )
+                marks: dict[str, str] = {}
+            else:
+                member = self.members[name]
+                environment = self._build_environment(member, nonce)
+                marks = build_marks(member.spec, nonce)
+        except (GateError, UsageError) as error:
+            return SpawnFailed(name, incarnation, error.message, final=True)
+        try:
+            output = self.run_dir.open_log(name)
+        except OSError as error:
+            reason = f"cannot open {self.run_dir.log(name)}: {error.strerror}"
+            return SpawnFailed(name, incarnation, reason, final=False)
+        origin = Origin(incarnation, nonce, marks=marks, log_start=os.fstat(output).st_size)
+        return _Prepared(process, origin, environment, output)
+
+    def _build_environment(self, member: Admitted, nonce: str) -> dict[str, str]:
+        check_complete(member)
+        check_gates_again(member, self.config.denied)
+        environment = member.build_environment(self.config.multiproc_dir, nonce)
+        if member.spec.role is Role.EXPORTER and RUN_DIR_VARIABLE not in member.spec.env:
+            # The page, say, is to show the supervisor that started it.
+            environment[RUN_DIR_VARIABLE] = str(self.run_dir.path)
+        return environment
 
     def _identify(self, spawned: Spawned) -> None:
         """Note who a child is: it keeps its pid until we reap it.
 
         Not at once after its spawn: whoever asks then waits until it has become its program.
         """
-        origin = self.children.origins[spawned.name]
-        identity = kernel.read_identity(spawned.pid)
-        self.children.origins[spawned.name] = replace(origin, identity=identity)
+        self.children.origins[spawned.name].identity = kernel.read_identity(spawned.pid)
 
-    def _build_origin(self, process: Process) -> Origin:
-        member, nonce = self.members.get(process.name), secrets.token_hex(8)
-        return Origin(
-            process.incarnation,
-            nonce,
-            marks=build_marks(member.spec, nonce) if member else {},
-            log_start=find_end(self.run_dir.log(process.name)),
-        )
-
-    def _spawn(self, process: Process, *, written: bool) -> Spawned | SpawnFailed:
-        name, incarnation = process.name, process.incarnation
-        origin = self.children.origins[name]
-        # Without lock and intent a crash would lose the child; metricsd alone is worth that.
+    def _spawn(self, prepared: _Prepared, *, written: bool) -> Spawned | SpawnFailed:
+        name, incarnation = prepared.process.name, prepared.process.incarnation
         lock = self._lock(name, incarnation)
         locks = () if lock is None else (lock,)
-        if (lock is None or not written) and name != METRICSD:
-            for descriptor in locks:
-                os.close(descriptor)
-            self.run_dir.remove_lock(name, incarnation)
-            return SpawnFailed(name, incarnation, "cannot write its state down", final=False)
         try:
             if name == METRICSD:
-                child = self._spawn_metricsd(incarnation, origin.nonce, locks)
+                child = self._spawn_metricsd(prepared, locks)
             else:
-                child = self._spawn_session(self.members[name], incarnation, origin.nonce, locks)
+                child = self._spawn_session(prepared, locks, written=written)
         except SpawnError as error:
             self.run_dir.remove_lock(name, incarnation)
             return SpawnFailed(name, incarnation, error.reason, error.final)
-        except (GateError, UsageError) as error:
-            self.run_dir.remove_lock(name, incarnation)
-            return SpawnFailed(name, incarnation, error.message, final=True)
         finally:
             for descriptor in locks:  # it is the child's alone from here on
                 os.close(descriptor)
@@ -121,27 +153,25 @@ class Spawner:
             return None
 
     def _spawn_session(
-        self, member: Admitted, incarnation: int, nonce: str, locks: tuple[int, ...]
+        self, prepared: _Prepared, locks: tuple[int, ...], *, written: bool
     ) -> Child:
-        check_complete(member)
-        check_gates_again(member, self.config.denied)
-        environment = member.build_environment(self.config.multiproc_dir, nonce)
-        if member.spec.role is Role.EXPORTER and RUN_DIR_VARIABLE not in member.spec.env:
-            # The page, say, is to show the supervisor that started it.
-            environment[RUN_DIR_VARIABLE] = str(self.run_dir.path)
+        # Without lock and intent a crash would lose the child; metricsd alone is worth that.
+        if not written or not locks:
+            raise SpawnError("cannot write its state down", final=False)
+        spec = self.members[prepared.process.name].spec
         return spawn.spawn(
-            member.spec.name,
-            incarnation,
-            member.spec.command,
-            environment=environment,
-            cwd=member.spec.cwd,
-            log=self.run_dir.log(member.spec.name),
+            spec.name,
+            prepared.process.incarnation,
+            spec.command,
+            environment=prepared.environment,
+            cwd=spec.cwd,
+            output=prepared.output,
             pass_fds=locks,
-            limits=member.spec.limits,
+            limits=spec.limits,
             descriptors=self.descriptors,
         )
 
-    def _spawn_metricsd(self, incarnation: int, nonce: str, locks: tuple[int, ...]) -> Child:
+    def _spawn_metricsd(self, prepared: _Prepared, locks: tuple[int, ...]) -> Child:
         descriptor = self.listener.fileno()
         command = (
             # -P: neither the working directory nor what lies in it can shadow our packages.
@@ -153,12 +183,10 @@ class Spawner:
         )
         return spawn.spawn(
             METRICSD,
-            incarnation,
+            prepared.process.incarnation,
             command,
-            environment=build_metricsd_environment(
-                os.environ, package_root=PACKAGE_ROOT, nonce=nonce
-            ),
+            environment=prepared.environment,
             cwd=self.run_dir.path,
-            log=self.run_dir.log(METRICSD),
+            output=prepared.output,
             pass_fds=(descriptor, *locks),
         )

@@ -21,6 +21,7 @@ from supervisor.client import wait_until_gone
 from supervisor.config import METRICSD, SUPERVISOR
 from supervisor.config.marks import build_marks, diff_marks
 from supervisor.drift.facts import LostListener
+from supervisor.environ import build_starter
 from supervisor.errors import PtsupError, UsageError
 from supervisor.gates import Reason
 from supervisor.lifecycle import State, Target
@@ -149,15 +150,15 @@ def take_listener(
 def readmit(former: Sequence[Former], given: Iterable[Admitted]) -> dict[str, Admitted]:
     """Build what each adopted session is restarted by: as given anew, else as recorded."""
     named = {member.spec.name: member for member in given}
-    environ = dict(os.environ)  # once: there may be a thousand of them
+    starter = build_starter(dict(os.environ))  # once: there may be a thousand of them
     members = {}
     for each in former:
         if each.name == METRICSD:
             continue
         member = named.get(each.name)
         if member is None:
-            spec, missing = build_spec(each, environ)
-            member = Admitted(spec, environ, missing)
+            spec, missing = build_spec(each, starter.given)
+            member = Admitted(spec, starter, missing)
         outdated = _find_outdated(each, member)
         members[each.name] = replace(member, outdated=outdated) if outdated else member
     return members

@@ -24,6 +24,7 @@ from supervisor.config.values import (
     parse_seconds,
 )
 from supervisor.drift import build_drift
+from supervisor.environ import build_starter
 from supervisor.errors import PtsupError, UsageError
 from supervisor.events import Restart, Stop, StopAll
 from supervisor.fleet import Phase, is_opened, is_settled
@@ -152,7 +153,7 @@ class Verbs:
         if not isinstance(documents, list):
             raise UsageError("a start needs a list of sessions")
         specs = [parse_session_document(document) for document in documents]
-        inherited = parse_env(parameters.get("environ", {}), "the environment")
+        starter = build_starter(parse_env(parameters.get("environ", {}), "the environment"))
         self._check_open("start")
         members = {process.name: process for process in loop.fleet.members}
         ended = {p.name for p in members.values() if p.state in ENDED and is_opened(loop.fleet, p)}
@@ -173,7 +174,7 @@ class Verbs:
         denied = parse_denied(parameters.get("denied", []), "denied")
         config = loop.config.deny(denied)
         check_living(loop, living, config, "start")
-        admitted = [admit(spec, inherited, config.multiproc_dir, config.denied) for spec in specs]
+        admitted = [admit(spec, starter, config.multiproc_dir, config.denied) for spec in specs]
         if config.denied != loop.config.denied:
             loop.reconfigure(config)
         loop.add(admitted)

@@ -11,12 +11,32 @@ from typing import Any
 from telemetry.plain import escape
 
 
+class Lines:
+    """A message of some lines: what happened at once is one record, which takes as long as one."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+
+    def __str__(self) -> str:
+        """All of it, as others of our handlers' formatters see it."""
+        return "\n".join(self.lines)
+
+
+def list_lines(record: logging.LogRecord) -> list[str]:
+    """List what a record says, a line each."""
+    return record.msg.lines if isinstance(record.msg, Lines) else [record.getMessage()]
+
+
 class PlainFormatter(logging.Formatter):
-    """Formats a record as one harmless line, and a traceback as some."""
+    """Formats a record as one harmless line, or as the lines it has; and a traceback as some."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
-        """Format the line itself."""
-        return escape(super().formatMessage(record))
+        """Format the line itself, or each."""
+        formatted = []
+        for line in list_lines(record):
+            record.message = line
+            formatted.append(escape(super().formatMessage(record)))
+        return "\n".join(formatted)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
         """Format a traceback, whose error may say anything."""

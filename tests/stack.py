@@ -150,9 +150,10 @@ class Stack:
             found |= json.loads((self.run_dir / "state" / "supervisor.json").read_text())
             return found
         for line in filter(None, self.journal.read_text().split("\n")):
-            change = json.loads(line)
-            if change["name"] == name:
-                found = {} if "forgotten" in change else {**found, **change}
+            changes = json.loads(line)
+            for change in changes if isinstance(changes, list) else [changes]:
+                if change["name"] == name:
+                    found = {} if "forgotten" in change else {**found, **change}
         return found
 
     @property

@@ -78,6 +78,7 @@ def start(
     """
     from supervisor.admission import admit
     from supervisor.client import lock_or_find
+    from supervisor.environ import build_starter
 
     alone = lock_or_find(run_dir)
     taken = run_dir.list_sessions()  # of one that runs, or of one that died
@@ -86,9 +87,9 @@ def start(
         raise UsageError("--exit-when-done: there is no session to wait for", "give it one")
     # What one that died here refused besides is refused still.
     denied = config.deny(run_dir.read_own().get("denied", ())).denied
-    inherited = dict(os.environ)  # once: there may be a thousand of them
-    sessions = [admit(spec, inherited, config.multiproc_dir, denied) for spec in config.members]
-    for name in sorted({name for session in sessions for name in session.stripped}):
+    starter = build_starter(dict(os.environ))  # once: there may be a thousand of them
+    sessions = [admit(spec, starter, config.multiproc_dir, denied) for spec in config.members]
+    for name in starter.stripped if sessions else ():
         click.echo(f"ptsup: {name!a} is left out of the sessions' environment", err=True)
     if alone:
         run_dir.create()

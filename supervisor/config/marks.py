@@ -11,6 +11,8 @@ import hashlib
 from posixpath import normpath
 from typing import TYPE_CHECKING, Final
 
+from telemetry.mode import Mode
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -18,19 +20,22 @@ if TYPE_CHECKING:
 
 _MARK_BYTES: Final = 4
 # How they are made. What another ptsup marked otherwise says nothing, and not that all has changed.
-_KIND: Final = "2-"
+_KIND: Final = "3-"
 
 
 def build_marks(spec: SessionSpec, salt: str) -> dict[str, str]:
-    """Mark each key of a spec whose change takes another incarnation."""
-    values = {
-        "command": "\0".join(spec.command),
-        "cwd": normpath(spec.cwd),
-        "mode": str(spec.mode),
-        "port": str(spec.port),
-        "limits": repr(sorted(spec.limits.items())),
-        **{f"env.{name}": value for name, value in spec.env.items()},
-    }
+    """Mark each key of a spec whose change takes another incarnation.
+
+    A key of which nobody says anything has none: most are so, and each mark takes its time.
+    """
+    values = {"command": "\0".join(spec.command), "cwd": normpath(spec.cwd)}
+    if spec.mode is not Mode.B:
+        values["mode"] = str(spec.mode)
+    if spec.port is not None:
+        values["port"] = str(spec.port)
+    if spec.limits:
+        values["limits"] = str(sorted(spec.limits.items()))
+    values |= {f"env.{name}": value for name, value in spec.env.items()}
     secret = salt.encode()[:64]
     return {key: _mark(secret, value) for key, value in values.items()}
 

@@ -34,7 +34,7 @@ supervisor.config.toml    pure   config config.dotenv config.keys config.order c
 supervisor.config.flags   pure   config config.values errors
 supervisor.config.example  pure
 supervisor.config.diff    pure   config.keys
-supervisor.config.marks   pure
+supervisor.config.marks   pure   telemetry.mode
 supervisor.config.documents  pure  config config.keys config.values errors
 supervisor.gates          pure   gates.gate gates.names gates.refusal
 supervisor.gates.refusal  pure
@@ -72,10 +72,10 @@ supervisor.copies         shell  kernel
 supervisor.logs           shell  copies telemetry.plain
 supervisor.rotation       shell  copies kernel
 supervisor.rotator        shell  copies drift.facts kernel rotation
-supervisor.spawn          shell  errors kernel logs
+supervisor.spawn          shell  errors kernel
 supervisor.port           shell  errors telemetry.listen
 supervisor.records        pure
-supervisor.rundir         shell  config copies errors records telemetry.directories
+supervisor.rundir         shell  config copies errors logs records telemetry.directories
 supervisor.observe        shell  environ status
                                  telemetry.claim telemetry.processes telemetry.shards
 supervisor.told           shell  kernel
@@ -107,11 +107,12 @@ supervisor.confine        shell
 supervisor.config_file    shell  config.toml errors
 supervisor.children       shell  kernel
 supervisor.journal        shell  supervisor config.diff errors kernel lifecycle records status
+                                 telemetry.log_lines
 supervisor.waiters        shell
 supervisor.tasks          shell
 supervisor.publisher      shell  exposition fleet kernel
 supervisor.spawner        shell  supervisor admission children config config.marks environ errors
-                                 events kernel logs spawn
+                                 events kernel spawn
 supervisor.deaths         shell  adoptee events kernel lifecycle remains spawn
 supervisor.adopt          shell  adoptee adoption children config events
 supervisor.loop           shell  adopt adoption audit children claims config crew deaths errors
@@ -119,18 +120,18 @@ supervisor.loop           shell  adopt adoption audit children claims config cre
                                  readiness rotator rounds spawner status step tasks waiters
                                  telemetry.clearing telemetry.mode
 supervisor.reload         shell  admission config config.diff config.flags config.values config_file
-                                 crew errors events fleet lifecycle status
+                                 crew environ errors events fleet lifecycle status
 supervisor.verbs          shell  supervisor admission config.documents config.order config.values
-                                 drift errors events fleet kernel lifecycle logs observe reload
-                                 status
+                                 drift environ errors events fleet kernel lifecycle logs observe
+                                 reload status
 supervisor.serve          shell  control errors fleet kernel verbs
 supervisor.orphans        shell  adoption client config config.keys errors kernel observe status
                                  told telemetry.clearing
-supervisor.takeover       shell  admission adoption client config config.marks drift.facts errors
-                                 gates kernel lifecycle observe orphans port telemetry.mode
+supervisor.takeover       shell  admission adoption client config config.marks drift.facts environ
+                                 errors gates kernel lifecycle observe orphans port telemetry.mode
                                  telemetry.processes
 supervisor.descriptors    shell  errors
-supervisor.launch         shell  audit claims config control descriptors errors events fleet logs
+supervisor.launch         shell  audit claims config control descriptors errors events fleet
                                  notify pulse
                                  serve spawn status takeover telemetry.clearing telemetry.log_lines
 supervisor.client         shell  control errors kernel
@@ -150,14 +151,14 @@ supervisor.follow         shell  logs telemetry.plain
 supervisor.handover       shell  client config.diff config.documents control errors
 supervisor.report         shell  client control orphans
 supervisor.foreground     shell  client control errors follow launch status
+                                 telemetry.log_lines
 supervisor.cli            pure
 supervisor.cli.options    shell  config config.flags config.toml config_file errors rundir status
                                  telemetry.mode telemetry.plain
 supervisor.cli.doctor     shell  cli.options config config.flags doctor doctor.find doctor.stack
                                  errors telemetry.plain
-supervisor.cli.start      shell  admission cli.options client config config.flags errors
-                                 foreground
-                                 handover launch loop takeover telemetry.plain
+supervisor.cli.start      shell  admission cli.options client config config.flags environ
+                                 errors foreground handover launch loop takeover telemetry.plain
 supervisor.cli.reload     shell  cli.options client config.diff control foreground telemetry.plain
 supervisor.cli.stop       shell  cli.options client control errors foreground orphans
 supervisor.cli.status     shell  cli.options client errors render report

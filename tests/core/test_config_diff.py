@@ -96,7 +96,9 @@ def test_what_one_was_spawned_by_is_told_from_anything_else_without_being_said()
     spawned, *_ = read(A + "cwd = 'x'\nenv = { TOKEN = 'hunter2', B = '1' }\n")
     marks = build_marks(spawned, "n0nce")
     assert diff_marks(marks, build_marks(spawned, "n0nce")) == ()
-    assert {key for key, setting in SETTINGS.items() if not setting.live} <= marks.keys()
+    told, *_ = read(A + "cwd = 'x'\nmode = 'A'\nport = 9300\nlimits = { core = 0 }\n")
+    full = build_marks(told, "n0nce")
+    assert {key for key, setting in SETTINGS.items() if not setting.live} <= full.keys()
     assert diff_marks({}, marks) == ()  # nobody knows
     assert diff_marks(dict.fromkeys(marks, "e1f1aed8"), marks) == ()  # as a former ptsup made them
     for text, keys in (
@@ -107,6 +109,10 @@ def test_what_one_was_spawned_by_is_told_from_anything_else_without_being_said()
     ):
         wanted, *_ = read(f"{A}{text}\n")
         assert diff_marks(marks, build_marks(wanted, "n0nce")) == keys
+    # Of what nothing is said: that is a change, too.
+    silent, *_ = read(A + "cwd = 'x'\n")
+    assert set(diff_marks(full, build_marks(silent, "n0nce"))) == {"mode", "port", "limits"}
+    assert set(diff_marks(build_marks(silent, "n0nce"), full)) == {"mode", "port", "limits"}
     # What is alike in two incarnations has not the same marks: they say nothing of one another.
     assert not set(marks.values()) & set(build_marks(spawned, "n0nce2").values())
     assert "hunter" not in json.dumps(marks)

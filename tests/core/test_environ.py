@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from supervisor.config import SessionSpec
-from supervisor.environ import build_metricsd_environment, build_session_environment
+from supervisor.environ import (
+    build_metricsd_environment,
+    build_session_environment,
+    build_starter,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +26,7 @@ def build(
 ) -> dict[str, str]:
     return build_session_environment(
         SessionSpec(name="paper", command=("true",), cwd=Path("/"), env=env or {}),
-        inherited or {},
+        build_starter(inherited or {}),
         multiproc_dir=SHARDS,
         nonce="n0nce",
         fallback_path="/opt/ptsup/bin",

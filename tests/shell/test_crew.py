@@ -10,6 +10,7 @@ from supervisor.admission import Admitted
 from supervisor.children import Children, Origin
 from supervisor.config import SessionSpec
 from supervisor.crew import Roster
+from supervisor.environ import build_starter
 from supervisor.events import Add, Spawned, Start, Update
 from supervisor.fleet import Fleet, put
 from supervisor.lifecycle import State
@@ -26,7 +27,7 @@ def take(fleet: Fleet, *events: Add | Update | Start | Spawned) -> Fleet:
 
 
 def test_the_roster_is_listed_anew_when_somebody_has_changed_and_only_then() -> None:
-    children, members = Children(), {"paper": Admitted(PAPER, {})}
+    children, members = Children(), {"paper": Admitted(PAPER, build_starter({}))}
     children.origins["paper"] = Origin(1, "nonce")
     roster = Roster(members, children, Path("/shards"))
     fleet = build_fleet((), exit_when_done=False)
@@ -42,6 +43,6 @@ def test_the_roster_is_listed_anew_when_somebody_has_changed_and_only_then() -> 
     assert roster.find_crew(fleet.sessions).members[0] is member
 
     spec = replace(PAPER, mode=Mode.A, port=9300)
-    members["paper"] = Admitted(spec, {})
+    members["paper"] = Admitted(spec, build_starter({}))
     fleet = take(fleet, Update((spec,)))
     assert not roster.find_planned(fleet.sessions)["paper"].shares

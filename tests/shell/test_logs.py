@@ -26,6 +26,18 @@ def test_a_missing_log_has_no_lines(tmp_path: Path) -> None:
     assert list(Follower(tmp_path / "a.log").read_lines()) == []
 
 
+def test_a_new_log_is_private(tmp_path: Path) -> None:
+    os.close(open_log(tmp_path / "a.log"))
+    assert (tmp_path / "a.log").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "a.log").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=r"a\.log"):
+        open_log(tmp_path / "a.log")
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_lines_come_whole_and_once(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     follower = Follower(path)

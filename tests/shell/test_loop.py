@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import time
@@ -61,9 +62,9 @@ def loop(tmp_path: Path) -> Iterator[Loop]:
 
 def test_who_is_claimed_late_is_claimed_and_reaped_once(loop: Loop, tmp_path: Path) -> None:
     for name in NAMES:
-        child = spawn(
-            name, 1, ["sleep", "600"], environment={}, cwd=tmp_path, log=tmp_path / f"{name}.log"
-        )
+        output = loop.run_dir.open_log(name)
+        child = spawn(name, 1, ["sleep", "600"], environment={}, cwd=tmp_path, output=output)
+        os.close(output)
         loop.children.present[name] = child
     pids = {name: child.pid for name, child in loop.children.present.items()}
     metricsd = build_running(METRICSD, 1)

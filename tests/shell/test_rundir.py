@@ -58,9 +58,12 @@ def test_the_journal_is_read_back_and_half_a_line_counts_as_nothing(run_dir: Run
     run_dir.append_journal([{"name": "paper", "pid": 6, "nonce": "n"}, {"name": "other"}])
     with run_dir.journal.open("a") as journal:
         journal.write('\n{"name": "paper", "pid": 9')  # a crash, or a full disk
+        journal.write('\n[{"name": "paper", "pid": 8}, {"name": "other", "pid": 8}')
+        journal.write('\n{"name": "paper", "state": "running"}')  # as a former ptsup wrote it
     run_dir.append_journal([{"name": "paper", "pid": 7}])
     run_dir.append_journal([{"name": "other", "forgotten": True}])
-    assert run_dir.read_states() == {"paper": {"name": "paper", "pid": 7, "nonce": "n"}}
+    paper = {"name": "paper", "pid": 7, "nonce": "n", "state": "running"}
+    assert run_dir.read_states() == {"paper": paper}
     assert stat.S_IMODE(run_dir.journal.stat().st_mode) == 0o600
 
 
