@@ -84,8 +84,8 @@ LOOK_AGAIN_SECONDS: Final = 0.1
 # A hint may get lost; the truth is looked at anyway, at each child after the longer time.
 LOOK_ANYWAY_SECONDS: Final = 5.0
 DOUBT_SECONDS: Final = 60.0
-# However many are to be spawned, whatever else happens is looked at after so many: some 50 ms.
-SPAWNS_AT_ONCE: Final = 50
+# However many are to be spawned, whatever else happens is looked at after so many: some 30 ms.
+SPAWNS_AT_ONCE: Final = 100
 
 
 @dataclass(slots=True, kw_only=True)

@@ -39,14 +39,18 @@ log = logging.getLogger("ptsup")
 PACKAGE_ROOT: Final = Path(supervisor.__file__).resolve().parent.parent
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Prepared:
-    """An incarnation that has all it needs but its lock."""
+    """An incarnation that has all it needs but its lock and its log."""
 
     process: Process
     origin: Origin
+    command: Sequence[str]
     environment: Mapping[str, str]
-    output: int  # its log
+    cwd: Path
+    pass_fds: tuple[int, ...] = ()
+    limits: Mapping[str, int | None] | None = None
+    descriptors: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,68 +78,72 @@ class Spawner:
                 ready.append(prepared)
             else:
                 told.append(prepared)
-        try:
-            for each in ready:
-                self.children.origins[each.process.name] = each.origin
-                self.journal.note(each.process.name)
-            # The intents, before there is anything to lose.
-            written = not ready or self.journal.write()
-            told += [self._spawn(each, written=written) for each in ready]
-        finally:
-            for each in ready:
-                os.close(each.output)
+        for each in ready:
+            self.children.origins[each.process.name] = each.origin
+            self.journal.note(each.process.name)
+        # The intents, before there is anything to lose.
+        written = not ready or self.journal.write()
+        told += [self._spawn(each, written=written) for each in ready]
         for event in told:
             if isinstance(event, Spawned):
                 self._identify(event)
         return told
 
     def _prepare(self, process: Process) -> _Prepared | SpawnFailed:
-        name, incarnation, nonce = process.name, process.incarnation, secrets.token_hex(8)
+        nonce = secrets.token_hex(8)
         try:
-            if name == METRICSD:
-                environment = build_metricsd_environment(
-                    os.environ, package_root=PACKAGE_ROOT, nonce=nonce
-                )
-                marks: dict[str, str] = {}
-            else:
-                member = self.members[name]
-                environment = self._build_environment(member, nonce)
-                marks = build_marks(member.spec, nonce)
+            if process.name == METRICSD:
+                return self._prepare_metricsd(process, nonce)
+            return self._prepare_member(process, nonce)
         except (GateError, UsageError) as error:
-            return SpawnFailed(name, incarnation, error.message, final=True)
-        try:
-            output = self.run_dir.open_log(name)
-        except OSError as error:
-            reason = f"cannot open {self.run_dir.log(name)}: {error.strerror}"
-            return SpawnFailed(name, incarnation, reason, final=False)
-        origin = Origin(incarnation, nonce, marks=marks, log_start=os.fstat(output).st_size)
-        return _Prepared(process, origin, environment, output)
+            return SpawnFailed(process.name, process.incarnation, error.message, final=True)
 
-    def _build_environment(self, member: Admitted, nonce: str) -> dict[str, str]:
+    def _prepare_member(self, process: Process, nonce: str) -> _Prepared:
+        member = self.members[process.name]
+        spec = member.spec
         check_complete(member)
         check_gates_again(member, self.config.denied)
         environment = member.build_environment(self.config.multiproc_dir, nonce)
-        if member.spec.role is Role.EXPORTER and RUN_DIR_VARIABLE not in member.spec.env:
+        if spec.role is Role.EXPORTER and RUN_DIR_VARIABLE not in spec.env:
             # The page, say, is to show the supervisor that started it.
             environment[RUN_DIR_VARIABLE] = str(self.run_dir.path)
-        return environment
+        return _Prepared(
+            process=process,
+            origin=Origin(process.incarnation, nonce, marks=build_marks(spec, nonce)),
+            command=spec.command,
+            environment=environment,
+            cwd=spec.cwd,
+            limits=spec.limits,
+            descriptors=self.descriptors,
+        )
 
-    def _identify(self, spawned: Spawned) -> None:
-        """Note who a child is: it keeps its pid until we reap it.
-
-        Not at once after its spawn: whoever asks then waits until it has become its program.
-        """
-        self.children.origins[spawned.name].identity = kernel.read_identity(spawned.pid)
+    def _prepare_metricsd(self, process: Process, nonce: str) -> _Prepared:
+        descriptor = self.listener.fileno()
+        command = (
+            # -P: neither the working directory nor what lies in it can shadow our packages.
+            *(sys.executable, "-P", "-m", "telemetry.metricsd", "--fd", str(descriptor)),
+            *("--multiproc-dir", str(self.config.multiproc_dir)),
+            *("--supervisor-metrics", str(self.run_dir.metrics)),
+            *("--handback", str(self.run_dir.handback)),
+            *self.config.metricsd_options,
+        )
+        return _Prepared(
+            process=process,
+            origin=Origin(process.incarnation, nonce),
+            command=command,
+            environment=build_metricsd_environment(
+                os.environ, package_root=PACKAGE_ROOT, nonce=nonce
+            ),
+            cwd=self.run_dir.path,
+            pass_fds=(descriptor,),
+        )
 
     def _spawn(self, prepared: _Prepared, *, written: bool) -> Spawned | SpawnFailed:
         name, incarnation = prepared.process.name, prepared.process.incarnation
         lock = self._lock(name, incarnation)
         locks = () if lock is None else (lock,)
         try:
-            if name == METRICSD:
-                child = self._spawn_metricsd(prepared, locks)
-            else:
-                child = self._spawn_session(prepared, locks, written=written)
+            child = self._start(prepared, locks, written=written)
         except SpawnError as error:
             self.run_dir.remove_lock(name, incarnation)
             return SpawnFailed(name, incarnation, error.reason, error.final)
@@ -152,41 +160,36 @@ class Spawner:
             log.warning("cannot lock the spawn of %s: %s", name, error)
             return None
 
-    def _spawn_session(
-        self, prepared: _Prepared, locks: tuple[int, ...], *, written: bool
-    ) -> Child:
+    def _start(self, prepared: _Prepared, locks: tuple[int, ...], *, written: bool) -> Child:
+        """Start it with its output going to its log; raises SpawnError."""
+        name = prepared.process.name
         # Without lock and intent a crash would lose the child; metricsd alone is worth that.
-        if not written or not locks:
+        if name != METRICSD and not (written and locks):
             raise SpawnError("cannot write its state down", final=False)
-        spec = self.members[prepared.process.name].spec
-        return spawn.spawn(
-            spec.name,
-            prepared.process.incarnation,
-            spec.command,
-            environment=prepared.environment,
-            cwd=spec.cwd,
-            output=prepared.output,
-            pass_fds=locks,
-            limits=spec.limits,
-            descriptors=self.descriptors,
-        )
+        try:
+            output = self.run_dir.open_log(name)
+        except OSError as error:
+            reason = f"cannot open {self.run_dir.log(name)}: {error.strerror}"
+            raise SpawnError(reason, final=False) from error
+        try:
+            prepared.origin.log_start = os.fstat(output).st_size
+            return spawn.spawn(
+                name,
+                prepared.process.incarnation,
+                prepared.command,
+                environment=prepared.environment,
+                cwd=prepared.cwd,
+                output=output,
+                pass_fds=(*prepared.pass_fds, *locks),
+                limits=prepared.limits,
+                descriptors=prepared.descriptors,
+            )
+        finally:
+            os.close(output)
 
-    def _spawn_metricsd(self, prepared: _Prepared, locks: tuple[int, ...]) -> Child:
-        descriptor = self.listener.fileno()
-        command = (
-            # -P: neither the working directory nor what lies in it can shadow our packages.
-            *(sys.executable, "-P", "-m", "telemetry.metricsd", "--fd", str(descriptor)),
-            *("--multiproc-dir", str(self.config.multiproc_dir)),
-            *("--supervisor-metrics", str(self.run_dir.metrics)),
-            *("--handback", str(self.run_dir.handback)),
-            *self.config.metricsd_options,
-        )
-        return spawn.spawn(
-            METRICSD,
-            prepared.process.incarnation,
-            command,
-            environment=prepared.environment,
-            cwd=self.run_dir.path,
-            output=prepared.output,
-            pass_fds=(descriptor, *locks),
-        )
+    def _identify(self, spawned: Spawned) -> None:
+        """Note who a child is: it keeps its pid until we reap it.
+
+        Not at once after its spawn: whoever asks then waits until it has become its program.
+        """
+        self.children.origins[spawned.name].identity = kernel.read_identity(spawned.pid)

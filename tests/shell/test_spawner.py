@@ -100,9 +100,9 @@ def test_who_cannot_be_spawned_keeps_nobody_else_from_it(loop: Loop, tmp_path: P
             assert loop.children.origins[name].identity == read_identity(pid)
             assert loop.run_dir.is_spawn_locked(name, 1)
         assert loop.children.origins["last"].log_start == len("said before\n")
-    # Only whose spawn was about to begin has an intent, and only who lives a lock.
+    # Who is refused has no intent, and only who lives a lock.
     intents = {name for name, state in loop.run_dir.read_states().items() if state.get("nonce")}
-    assert intents == {"first", "gone", "last"}
+    assert intents == {"first", "unwritable", "gone", "last"}
     assert {name for name in NAMES if loop.run_dir.find_lock(name, 1)} == {"first", "last"}
 
 
