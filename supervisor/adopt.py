@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from supervisor import kernel
 from supervisor.adoptee import Adoptee
 from supervisor.adoption import Former, build_events
 from supervisor.children import Children, Origin
@@ -54,7 +55,7 @@ def _adopt(
             deaths.note_dead(name)
             remains = bool(adoptee.find_remains())
     else:
-        run_dir.remove_lock(name, former.incarnation)
+        kernel.SpawnLock(run_dir.states, former.nonce).remove()
     yield from build_events(former, remains=remains)
     if not former.lives:
         log.warning("%s ended while no supervisor lived", name)

@@ -159,7 +159,7 @@ class Deaths:
         """
         self._dead.discard(name)
         child = self.children.present.pop(name)
-        self.run_dir.remove_lock(name, child.incarnation)
+        kernel.SpawnLock(self.run_dir.states, self.children.find_nonce(name)).remove()
         if isinstance(child, Adoptee):
             if child.descriptor is not None:
                 # It may have been reaped before the loop came to its reader, which would stay:

@@ -103,15 +103,6 @@ def _find_former(record: Mapping[str, Any], run_dir: RunDir, session: int | None
     former = Former(record=record)
     if former.at_rest:
         return former
-    if (
-        former.nonce
-        and "pid" not in record
-        and former.name != METRICSD  # which is spawned without one where there is no room for it
-        and run_dir.find_lock(former.name, former.incarnation) is None
-    ):  # its spawn begins with the lock, so it did not come to that
-        former = Former(record={**record, "nonce": ""})
-    if former.at_rest:
-        return former
     pid = record.get("pid")
     if pid is None:
         pid = _find_unrecorded(former, run_dir, session)
@@ -127,13 +118,14 @@ def _find_unrecorded(former: Former, run_dir: RunDir, session: int | None) -> in
     """Find the leader that an intent led to; None when it led to nobody who lives."""
     from supervisor.observe import find_holders, find_spawned  # noqa: PLC0415 - after a crash
 
+    lock = kernel.SpawnLock(run_dir.states, former.nonce)
     began = time.monotonic()
     while (waited := time.monotonic() - began) < _FIND_SECONDS:
-        locked = run_dir.is_spawn_locked(former.name, former.incarnation)
+        locked = lock.is_held()
         pids = find_spawned({former.nonce}).get(former.nonce, set()) if former.nonce else set()
         if not pids and waited > _NONCE_SECONDS:
-            lock = run_dir.find_lock(former.name, former.incarnation)
-            pids = find_holders(*lock) if lock else set()
+            found = lock.find()
+            pids = find_holders(*found) if found else set()
         if pids:
             return _find_leader(pids, session)
         if not locked:
@@ -141,7 +133,7 @@ def _find_unrecorded(former: Former, run_dir: RunDir, session: int | None) -> in
         time.sleep(_LOOK_SECONDS / 10)
     raise SupervisorDeadError(
         f"cannot adopt {former.name}: a process holds its lock, and cannot be found",
-        f"end what has {run_dir.states}/{former.name}.{former.incarnation}.lock open (lsof)",
+        f"end what has {lock} open",
     )
 
 

@@ -1,15 +1,13 @@
 """The run directory: its lock, the journal, logs and the socket paths.
 
 The lock is a flock on the directory itself, so there is no lock file to go stale. The journal
-is only appended to, each line begun by its newline: a torn one spoils no other. Beside it lies,
-as long as an incarnation lasts, a file that its process holds locked.
+is only appended to, each line begun by its newline: a torn one spoils no other.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import stat
@@ -25,7 +23,7 @@ from supervisor.records import parse_journal, parse_record
 from telemetry.directories import create_private, find_exposure, lock_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 # sockaddr_un.sun_path less its final NUL: 108 on Linux, 104 on macOS.
 _SOCKET_PATH_LIMIT: Final = 103
@@ -45,8 +43,9 @@ class RunDir:
 
     path: Path
     logs: Path = field(init=False)  # the directory of the log files
-    states: Path = field(init=False)  # that of the journal, our own record and the locks of spawns
+    states: Path = field(init=False)  # that of the journal and our own record
     _lock: int | None = None
+    _journal: int | None = None  # while it is held open
     _journal_limit: int = _JOURNAL_GROWS_BYTES
     _journal_mark: tuple[int, int, int] = (0, 0, 0)
     _journal_read: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -171,56 +170,6 @@ class RunDir:
                 "remove it, or choose a shorter --run-dir",
             )
 
-    # -- Spawns: who holds the lock of an incarnation was spawned as it, and lives -----------
-
-    def lock_spawn(self, name: str, incarnation: int) -> int:
-        """Make and lock the file of an incarnation, for its process to inherit; raises OSError.
-
-        A former one of that name goes: who may still hold it is of another life.
-        """
-        path = self._place_lock(name, incarnation)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            descriptor = os.open(path, flags, 0o600)
-        except FileExistsError:
-            self.remove_lock(name, incarnation)
-            descriptor = os.open(path, flags, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return descriptor
-
-    def is_spawn_locked(self, name: str, incarnation: int) -> bool:
-        """Whether anybody lives who inherited the lock; only for who holds the directory's own.
-
-        For a moment it is locked by us.
-        """
-        try:
-            descriptor = os.open(self._place_lock(name, incarnation), os.O_RDWR | os.O_NOFOLLOW)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
-
-    def find_lock(self, name: str, incarnation: int) -> tuple[int, int] | None:
-        """Find the lock's file (inode, device), for who holds it to be looked for."""
-        try:
-            found = Path(self._place_lock(name, incarnation)).lstat()
-        except FileNotFoundError:
-            return None
-        return found.st_ino, found.st_dev
-
-    def remove_lock(self, name: str, incarnation: int) -> None:
-        """Remove the file, now that nobody lives of that incarnation."""
-        with contextlib.suppress(OSError):
-            Path(self._place_lock(name, incarnation)).unlink(missing_ok=True)
-
-    def _place_lock(self, name: str, incarnation: int) -> str:
-        return f"{self.states}/{name}.{incarnation}{_LOCK_SUFFIX}"
-
     # -- State ------------------------------------------------------------------------------
 
     def write_own(self, document: dict[str, Any]) -> None:
@@ -240,21 +189,39 @@ class RunDir:
     def _own(self) -> Path:
         return self.states / f"{SUPERVISOR}.json"
 
+    @contextlib.contextmanager
+    def hold_journal(self) -> Iterator[None]:
+        """Have the journal open for many writes, where it can be: else each opens it."""
+        with contextlib.suppress(OSError):
+            self._journal = self._open_journal()
+        try:
+            yield
+        finally:
+            if self._journal is not None:
+                os.close(self._journal)
+                self._journal = None
+
     def append_journal(self, changes: Sequence[Mapping[str, Any]]) -> None:
         """Write down what is otherwise of some processes, each with its name; raises OSError.
 
         All of it is one line, and all is there or nothing.
         """
-        self._check_ours()
-        text = f"\n{json.dumps(changes)}"
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        with os.fdopen(os.open(self.journal, flags, 0o600), "wb", buffering=0) as file:
-            left = memoryview(text.encode())
-            while left:
-                left = left[file.write(left) or 0 :]
-            long = file.tell() > self._journal_limit
+        line = f"\n{json.dumps(changes)}".encode()
+        if self._journal is not None:
+            _write(self._journal, line)
+            return
+        descriptor = self._open_journal()
+        try:
+            _write(descriptor, line)
+            long = os.fstat(descriptor).st_size > self._journal_limit
+        finally:
+            os.close(descriptor)
         if long:
             self.shorten_journal()
+
+    def _open_journal(self) -> int:
+        self._check_ours()
+        return os.open(self.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def shorten_journal(self) -> None:
         """Write the journal anew, with one line for each process; raises OSError."""
@@ -338,6 +305,12 @@ class RunDir:
         if self.handback.parent != self.path:  # the longer of the two names
             with contextlib.suppress(OSError):
                 self.handback.parent.rmdir()
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def _find_beside(path: Path) -> Path:

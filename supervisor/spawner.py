@@ -70,6 +70,8 @@ class Spawner:
 
         What can be prepared for all of them is, first: nothing of it is cold for the next then.
         """
+        if not processes:
+            return []
         told: list[Spawned | SpawnFailed] = []
         ready: list[_Prepared] = []
         for process in processes:
@@ -78,12 +80,9 @@ class Spawner:
                 ready.append(prepared)
             else:
                 told.append(prepared)
-        for each in ready:
-            self.children.origins[each.process.name] = each.origin
-            self.journal.note(each.process.name)
-        # The intents, before there is anything to lose.
-        written = not ready or self.journal.write()
-        told += [self._spawn(each, written=written) for each in ready]
+        self.journal.write()  # who is to come: whoever a crash leaves to come is spawned after it
+        with self.run_dir.hold_journal():
+            told += map(self._spawn, ready)
         for event in told:
             if isinstance(event, Spawned):
                 self._identify(event)
@@ -138,14 +137,18 @@ class Spawner:
             pass_fds=(descriptor,),
         )
 
-    def _spawn(self, prepared: _Prepared, *, written: bool) -> Spawned | SpawnFailed:
+    def _spawn(self, prepared: _Prepared) -> Spawned | SpawnFailed:
         name, incarnation = prepared.process.name, prepared.process.incarnation
-        lock = self._lock(name, incarnation)
-        locks = () if lock is None else (lock,)
+        lock = kernel.SpawnLock(self.run_dir.states, prepared.origin.nonce)
+        locks = self._take(lock, name)
+        self.children.origins[name] = prepared.origin
+        self.journal.note(name)
+        # The intent, the last before there is anything to lose.
+        written = self.journal.write()
         try:
             child = self._start(prepared, locks, written=written)
         except SpawnError as error:
-            self.run_dir.remove_lock(name, incarnation)
+            lock.remove()
             return SpawnFailed(name, incarnation, error.reason, error.final)
         finally:
             for descriptor in locks:  # it is the child's alone from here on
@@ -153,12 +156,12 @@ class Spawner:
         self.children.present[name] = child
         return Spawned(name, incarnation, child.pid)
 
-    def _lock(self, name: str, incarnation: int) -> int | None:
+    def _take(self, lock: kernel.SpawnLock, name: str) -> tuple[int, ...]:
         try:
-            return self.run_dir.lock_spawn(name, incarnation)
+            return (lock.take(),)
         except OSError as error:
             log.warning("cannot lock the spawn of %s: %s", name, error)
-            return None
+            return ()
 
     def _start(self, prepared: _Prepared, locks: tuple[int, ...], *, written: bool) -> Child:
         """Start it with its output going to its log; raises SpawnError."""

@@ -1,6 +1,7 @@
-"""Every difference between operating systems the supervisor needs, one file each.
+"""Every difference between operating systems the supervisor needs.
 
-Both files have the same functions. Nothing outside this package asks `sys.platform`.
+Each has its files, with the same functions and classes. Nothing outside this package asks
+`sys.platform`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ if sys.platform == "linux":
         watch_exit,
     )
     from supervisor.kernel.listening import list_listening
+    from supervisor.kernel.spawn_lock import SpawnLock
 else:
     from supervisor.kernel.darwin import (
         POLLS_SELECTORS,
@@ -66,6 +68,7 @@ else:
         watch_changes,
         watch_exit,
     )
+    from supervisor.kernel.file_lock import SpawnLock
 
 __all__ = [
     "POLLS_SELECTORS",
@@ -73,6 +76,7 @@ __all__ = [
     "ChangeWatch",
     "Exit",
     "ExitWatch",
+    "SpawnLock",
     "become_subreaper",
     "find_children",
     "find_data",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shlex
 import signal
 import socket
@@ -213,7 +214,6 @@ def test_a_supervisor_killed_at_any_moment_loses_and_doubles_nobody(stack: Stack
 def test_a_supervisor_killed_within_2_ms_of_an_intent_misses_nobody(stack: Stack) -> None:
     takeovers = Takeovers(stack, random.Random(SEED))
     takeovers.start()
-    states = stack.run_dir / "state"
     found = 0
     for number in range(2 * KILLS or 8):
         names = [f"x{number}-{each}" for each in range(4)]
@@ -226,8 +226,7 @@ def test_a_supervisor_killed_within_2_ms_of_an_intent_misses_nobody(stack: Stack
             kwargs={"sessions": sessions, "environ": stack.env},
         )
         handing.start()
-        awaited = states / f"{takeovers.random.choice(names)}.1.lock"
-        wait_for_intent(awaited)
+        wait_for_intent(stack.journal, takeovers.random.choice(names))
         spin(takeovers.random.uniform(0, 0.002))
         os.kill(takeovers.pid, signal.SIGKILL)
         handing.join()
@@ -248,11 +247,15 @@ def test_a_supervisor_killed_within_2_ms_of_an_intent_misses_nobody(stack: Stack
     stack.assert_nothing_left()
 
 
-def wait_for_intent(lock: Path) -> None:
-    """Spin until the file is there: a sleep would be longer than what is to be hit."""
+def wait_for_intent(journal: Path, name: str) -> None:
+    """Spin until it is written: a sleep would be longer than what is to be hit."""
+    intent = re.compile(rf'"name": "{name}", "state": "starting"[^}}]*"nonce": "[0-9a-f]')
     deadline = time.monotonic() + 20
-    while not lock.exists():
-        assert time.monotonic() < deadline, "no intent came"
+    with journal.open() as file:
+        text = ""
+        while not intent.search(text):
+            assert time.monotonic() < deadline, "no intent came"
+            text += file.read()
 
 
 def spin(seconds: float) -> None:

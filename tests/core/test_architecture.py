@@ -64,10 +64,13 @@ supervisor.scrape_config  pure   telemetry.mode
 supervisor.units          pure   config
 supervisor.render         view   telemetry.mode telemetry.plain
 
-supervisor.kernel         shell  kernel.darwin kernel.linux kernel.listening telemetry.processes
+supervisor.kernel         shell  kernel.darwin kernel.file_lock kernel.linux kernel.listening
+                                 kernel.spawn_lock telemetry.processes
 supervisor.kernel.darwin  shell  kernel telemetry.processes
 supervisor.kernel.linux   shell  kernel telemetry.processes
 supervisor.kernel.listening  shell
+supervisor.kernel.file_lock  shell
+supervisor.kernel.spawn_lock  shell
 supervisor.copies         shell  kernel
 supervisor.logs           shell  copies telemetry.plain
 supervisor.rotation       shell  copies kernel
@@ -114,7 +117,7 @@ supervisor.publisher      shell  exposition fleet kernel
 supervisor.spawner        shell  supervisor admission children config config.marks environ errors
                                  events kernel spawn
 supervisor.deaths         shell  adoptee events kernel lifecycle remains spawn
-supervisor.adopt          shell  adoptee adoption children config events
+supervisor.adopt          shell  adoptee adoption children config events kernel
 supervisor.loop           shell  adopt adoption audit children claims config crew deaths errors
                                  events fleet journal lifecycle logs look.everything probe publisher
                                  readiness rotator rounds spawner status step tasks waiters

@@ -19,6 +19,7 @@ import psutil
 import pytest
 
 from stack import find_free_port, is_gone
+from supervisor import kernel
 from waiting import wait_for
 
 if TYPE_CHECKING:
@@ -65,9 +66,11 @@ def test_what_the_starter_left_open_reaches_no_session(stack: Stack, given: str)
     done = shell(stack, f"ptsup start -d --port {stack.port} -s 'a=sleep 600' {given}")
     assert done.returncode == 0, done
     held = Path(f"/proc/{stack.session('a')['pid']}/fd").iterdir()
-    log, lock = (str(stack.run_dir / name) for name in ("logs/a.log", "state/a.1.lock"))
+    log = str(stack.run_dir / "logs" / "a.log")
     links = [str(path.readlink()) for path in sorted(held, key=lambda path: int(path.name))]
-    assert links == ["/dev/null", log, log, lock]
+    found = kernel.SpawnLock(stack.run_dir / "state", stack.read_state("a")["nonce"]).find()
+    assert found is not None
+    assert links == ["/dev/null", log, log, f"socket:[{found[0]}]"]
 
 
 def test_a_client_that_leaves_costs_no_descriptor(stack: Stack) -> None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
 from pid_namespace import NEEDS_PIDS, UNSHARE
+from supervisor import kernel
 from supervisor.config import SUPERVISOR
 from supervisor.orphans import find_former
 from supervisor.rundir import RunDir
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+NONCE: Final = secrets.token_hex(8)  # each test process its own: the name is the machine's
 
 
 @pytest.fixture
@@ -31,12 +36,12 @@ def test_a_child_that_is_not_in_a_session_of_its_own_yet_is_itself_and_not_its_s
     run_dir: RunDir,
 ) -> None:
     # Between its fork and its exec: no nonce to be seen, and the session is the operator's.
-    lock = run_dir.lock_spawn("paper", 1)
+    lock = kernel.SpawnLock(run_dir.states, NONCE).take()
     with subprocess.Popen(["env", "-i", "sleep", "600"], pass_fds=(lock,)) as child:
         os.close(lock)
         try:
             assert os.getsid(child.pid) == os.getsid(0) != child.pid
-            record = {"state": "starting", "incarnation": 1, "nonce": "0" * 16}
+            record = {"state": "starting", "incarnation": 1, "nonce": NONCE}
             (former,) = find_former(run_dir, {"paper": record})
             assert (former.pid, former.lives) == (child.pid, True)
         finally:
@@ -44,7 +49,7 @@ def test_a_child_that_is_not_in_a_session_of_its_own_yet_is_itself_and_not_its_s
 
 
 def test_that_session_may_have_lost_its_leader_too(run_dir: RunDir) -> None:
-    lock = run_dir.lock_spawn("paper", 1)
+    lock = kernel.SpawnLock(run_dir.states, NONCE).take()
     command = ["sh", "-c", "env -i sleep 600 >/dev/null & echo $!"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, pass_fds=(lock,), start_new_session=True
@@ -55,7 +60,7 @@ def test_that_session_may_have_lost_its_leader_too(run_dir: RunDir) -> None:
         assert os.getsid(child) == operator.pid != child
         states: dict[str, dict[str, Any]] = {
             SUPERVISOR: {"pid": 2**22, "session": operator.pid},
-            "paper": {"state": "starting", "incarnation": 1, "nonce": "0" * 16},
+            "paper": {"state": "starting", "incarnation": 1, "nonce": NONCE},
         }
         (former,) = find_former(run_dir, states)
         assert (former.pid, former.lives) == (child, True)
@@ -74,7 +79,7 @@ def test_that_session_may_be_one_of_outside_the_pid_namespace() -> None:
 
 
 def test_an_intent_whose_lock_is_free_led_to_nobody(run_dir: RunDir) -> None:
-    os.close(run_dir.lock_spawn("paper", 1))
-    record = {"state": "starting", "incarnation": 1, "nonce": "0" * 16}
+    os.close(kernel.SpawnLock(run_dir.states, NONCE).take())
+    record = {"state": "starting", "incarnation": 1, "nonce": NONCE}
     (former,) = find_former(run_dir, {"paper": record})
     assert (former.pid, former.lives) == (None, False)

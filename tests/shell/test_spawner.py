@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from supervisor import kernel
 from supervisor.admission import admit
 from supervisor.config import Config, SessionSpec
 from supervisor.environ import build_starter
@@ -77,6 +78,11 @@ def spawn(loop: Loop) -> Iterator[dict[str, Spawned | SpawnFailed]]:
             os.waitpid(child.pid, 0)
 
 
+def holds_lock(loop: Loop, name: str) -> bool:
+    nonce = loop.children.find_nonce(name)
+    return bool(nonce) and kernel.SpawnLock(loop.run_dir.states, nonce).is_held()
+
+
 def count_descriptors() -> int:
     return len(list(Path("/dev/fd").iterdir()))
 
@@ -98,12 +104,12 @@ def test_who_cannot_be_spawned_keeps_nobody_else_from_it(loop: Loop, tmp_path: P
         assert pids == {name: child.pid for name, child in loop.children.present.items()}
         for name, pid in pids.items():
             assert loop.children.origins[name].identity == read_identity(pid)
-            assert loop.run_dir.is_spawn_locked(name, 1)
+            assert holds_lock(loop, name)
         assert loop.children.origins["last"].log_start == len("said before\n")
-    # Who is refused has no intent, and only who lives a lock.
+    # Who is refused has no intent, and only who lives holds a lock.
     intents = {name for name, state in loop.run_dir.read_states().items() if state.get("nonce")}
     assert intents == {"first", "unwritable", "gone", "last"}
-    assert {name for name in NAMES if loop.run_dir.find_lock(name, 1)} == {"first", "last"}
+    assert not [name for name in NAMES if holds_lock(loop, name)]
 
 
 def test_nobody_is_spawned_whose_intent_cannot_be_written(loop: Loop) -> None:
@@ -115,4 +121,4 @@ def test_nobody_is_spawned_whose_intent_cannot_be_written(loop: Loop) -> None:
         reasons = {e.reason for e in told.values() if isinstance(e, SpawnFailed) and not e.final}
         assert reasons == {"cannot write its state down"}
     assert count_descriptors() == before
-    assert not [name for name in NAMES if loop.run_dir.find_lock(name, 1)]
+    assert not [name for name in NAMES if holds_lock(loop, name)]
