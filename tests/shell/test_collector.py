@@ -39,7 +39,7 @@ from telemetry.single_flight import SingleFlight
 from waiting import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
     from telemetry.shards import Listing
@@ -111,6 +111,22 @@ def directory(tmp_path: Path) -> Path:
     path = tmp_path / "prom_multiproc"
     path.mkdir()
     return path
+
+
+@pytest.fixture(autouse=True)
+def _closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close every collector in the end: each holds descriptors, which others would be short of."""
+    opened: list[ShardCollector] = []
+    opening = ShardCollector.open
+
+    def open_and_note(collector: ShardCollector) -> None:
+        opened.append(collector)
+        opening(collector)
+
+    monkeypatch.setattr(ShardCollector, "open", open_and_note)
+    yield
+    for collector in opened:
+        collector.close()
 
 
 # -- The page ----------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from supervisor.orphans import find_former
 from supervisor.rundir import RunDir
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -25,11 +26,12 @@ NONCE: Final = secrets.token_hex(8)  # each test process its own: the name is th
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> RunDir:
+def run_dir(tmp_path: Path) -> Iterator[RunDir]:
     made = RunDir(tmp_path / "run")
     made.create()
     assert made.lock()
-    return made
+    yield made
+    made.unlock()
 
 
 def test_a_child_that_is_not_in_a_session_of_its_own_yet_is_itself_and_not_its_session(

@@ -14,15 +14,17 @@ from supervisor.errors import PtsupError, UsageError
 from supervisor.rundir import RunDir
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path) -> RunDir:
+def run_dir(tmp_path: Path) -> Iterator[RunDir]:
     made = RunDir(tmp_path / ".ops_local" / "ptsup")
     made.create()
     assert made.lock()
-    return made
+    yield made
+    made.unlock()
 
 
 def test_it_is_private_and_git_ignores_it(run_dir: RunDir) -> None:
