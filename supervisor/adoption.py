@@ -15,7 +15,7 @@ from supervisor.config import METRICSD, METRICSD_POLICY, Role, SessionSpec
 from supervisor.config.keys import build_spec as build_configured
 from supervisor.config.keys import read_settings
 from supervisor.events import Adopted, Exited
-from supervisor.lifecycle import Ending, Process, State, Target
+from supervisor.process import Ending, Process, State, Target
 from telemetry.masking import MASK, mask_secrets
 
 if TYPE_CHECKING:

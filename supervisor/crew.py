@@ -11,8 +11,8 @@ from supervisor.config.marks import build_marks, diff_marks
 from supervisor.config.values import find_awaited_port
 from supervisor.drift.facts import Outdated, SessionPlan
 from supervisor.environ import build_planned
-from supervisor.lifecycle import State, Target
 from supervisor.look.processes import Crew, Member
+from supervisor.process import State, Target
 from telemetry.mode import Mode
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from supervisor.config import Config, LogLimits, Readiness, SessionSpec
     from supervisor.config.diff import Keys
     from supervisor.fleet import Fleet
-    from supervisor.lifecycle import Process
+    from supervisor.process import Process
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from supervisor.drift import KINDS
-from supervisor.lifecycle import State
+from supervisor.process import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from supervisor.config import METRICSD, Role
-from supervisor.lifecycle import ENDED, Process, State, Target
+from supervisor.process import ENDED, Process, State, Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

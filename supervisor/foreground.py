@@ -35,7 +35,7 @@ FOOTER_SECONDS: Final = 1.0
 def run(loop: Loop, sessions: Sequence[Admitted]) -> int:
     """Be the supervisor, and show what its sessions say; give back the exit code."""
     from supervisor import launch  # noqa: PLC0415 - a client needs nothing of a supervisor
-    from supervisor.status import render_stopping  # noqa: PLC0415 - launch has it already
+    from supervisor.words import render_stopping  # noqa: PLC0415 - launch has it already
 
     follow = Follow(
         find_names=lambda: loop.fleet.sessions,
@@ -93,7 +93,7 @@ class _Stopping:
 
     def render(self) -> str:
         # Only a terminal asks for it, and it brings the whole of the core.
-        from supervisor.status import find_stopping, render_stopping  # noqa: PLC0415
+        from supervisor.words import find_stopping, render_stopping  # noqa: PLC0415
 
         now = time.monotonic()
         if now - self.asked_at >= FOOTER_SECONDS:

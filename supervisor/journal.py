@@ -15,9 +15,9 @@ import supervisor
 from supervisor import kernel
 from supervisor.config.diff import build_stack_settings
 from supervisor.errors import PtsupError
-from supervisor.lifecycle import State
-from supervisor.records import FORGOTTEN
-from supervisor.status import build_origin, build_state, describe, is_news, render_process
+from supervisor.process import State
+from supervisor.records import FORGOTTEN, build_origin, build_state
+from supervisor.words import describe, is_news, render_process
 from telemetry.log_lines import Lines
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from supervisor.children import Children
     from supervisor.config import Config
     from supervisor.fleet import Fleet
-    from supervisor.lifecycle import Process
+    from supervisor.process import Process
     from supervisor.rundir import RunDir
 
 log = logging.getLogger("ptsup")

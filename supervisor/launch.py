@@ -28,8 +28,8 @@ from supervisor.notify import feed_watchdog, notify
 from supervisor.pulse import PulseLoop
 from supervisor.serve import Server
 from supervisor.spawn import keep_descriptors
-from supervisor.status import describe
 from supervisor.takeover import find_left, settle_config, take_listener
+from supervisor.words import describe
 from telemetry.clearing import clear_and_say, find_clear_refusal, prepare, render_lock_holder
 from telemetry.log_lines import PlainFormatter
 

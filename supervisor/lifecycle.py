@@ -8,12 +8,10 @@ one, so a restart is a stop with target up; a process has one deadline, stored a
 from __future__ import annotations
 
 import signal
-import zlib
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, get_args
 
-from supervisor.config import METRICSD, Policy, RestartWhen, Role
+from supervisor.config import METRICSD, Policy, RestartWhen
 from supervisor.events import (
     Action,
     Adopted,
@@ -38,6 +36,15 @@ from supervisor.events import (
     Stop,
     Unhealthy,
 )
+from supervisor.process import Ending, Process, State, Target
+from supervisor.restarts import (
+    describe_intensity,
+    find_backoff_seconds,
+    find_failures,
+    is_too_intense,
+    wants_restart,
+    was_stable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -48,78 +55,6 @@ KILL_AGAIN_SECONDS: Final = 1.0
 # than its shards, which stay where they are and still count.
 CLAIM_AGAIN_SECONDS: Final = 0.1
 CLAIM_TRIES: Final = 10
-
-
-class State(StrEnum):
-    """The actual state."""
-
-    STOPPED = "stopped"
-    STARTING = "starting"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    KILLING = "killing"
-    BACKOFF = "backoff"
-    EXITED = "exited"
-    FATAL = "fatal"
-
-
-class Target(StrEnum):
-    """The wanted state."""
-
-    UP = "up"
-    DOWN = "down"
-
-
-class Ending(StrEnum):
-    """Why an incarnation is on its way out."""
-
-    ASKED = "asked"
-    BY_ITSELF = "by itself"
-    UNHEALTHY = "unhealthy"
-
-
-# Nothing lives and nothing will without being asked.
-ENDED: Final = frozenset({State.STOPPED, State.EXITED, State.FATAL})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Process:
-    """One supervised process. Times are monotonic seconds."""
-
-    name: str
-    policy: Policy
-    role: Role = Role.SESSION
-    start_after: tuple[str, ...] = ()  # whom it waits for at its start
-    state: State = State.STOPPED
-    target: Target = Target.DOWN
-    incarnation: int = 0
-    pid: int | None = None
-    dead: bool = False  # the leader is a zombie that is not reaped yet
-    remains: bool = False  # and its group lives on
-    claimed: bool = False
-    claim_failures: int = 0  # of this death
-    ending: Ending | None = None
-    deadline: float | None = None
-    started_at: float | None = None
-    ready_at: float | None = None  # since when it has been running
-    ended_at: float | None = None
-    failures: int = 0  # in a row, each before a stable period had passed
-    failed_at: tuple[float, ...] = ()  # within the window, stable period or not
-    late_starts: int = 0  # in a row: not ready in time
-    returncode: int | None = None
-    reason: str = ""
-
-    @property
-    def restarts(self) -> int:
-        """How often it was spawned after the first time."""
-        return max(0, self.incarnation - 1)
-
-    @property
-    def failed(self) -> bool:
-        """Whether it has ended, and not as it should have."""
-        if self.state is State.EXITED:
-            return self.returncode not in self.policy.success_exit_codes
-        return self.state is State.FATAL
 
 
 _CHILD_EVENTS: Final = get_args(ChildEvent)
@@ -391,74 +326,21 @@ def _settle(process: Process, event: Reaped, now: float) -> Decision:
         if process.target is Target.UP:
             return _spawn(gone, now)
         return replace(gone, state=State.STOPPED), ()
-    if process.target is Target.DOWN or not _wants_restart(process, event.returncode):
+    if process.target is Target.DOWN or not wants_restart(process, event.returncode):
         return replace(gone, state=State.EXITED), ()
     return _back_off(gone, now)
 
 
-def _wants_restart(process: Process, returncode: int | None) -> bool:
-    match process.policy.restart:
-        case RestartWhen.NO:
-            return False
-        case RestartWhen.ALWAYS:
-            return True
-        case RestartWhen.ON_FAILURE:
-            # What cannot be known restarts nothing.
-            return returncode is not None and returncode not in process.policy.success_exit_codes
-
-
 def _back_off(process: Process, now: float) -> Decision:
     """Restart at once after a stable period, else after a growing delay; or give up."""
-    failed = replace(process, failed_at=_find_failures(process, now))
-    if _is_too_intense(failed):
-        return replace(failed, state=State.FATAL, reason=_describe_intensity(failed)), ()
-    if _was_stable(failed):
+    failed = replace(process, failed_at=find_failures(process, now))
+    if is_too_intense(failed):
+        return replace(failed, state=State.FATAL, reason=describe_intensity(failed)), ()
+    if was_stable(failed):
         return _spawn(replace(failed, failures=0), now)
     failed = replace(failed, failures=process.failures + 1)
     deadline = now + find_backoff_seconds(failed)
     return replace(failed, state=State.BACKOFF, deadline=deadline), ()
-
-
-def _find_failures(process: Process, now: float) -> tuple[float, ...]:
-    """Find when it failed within the window, this time included; none where nobody counts."""
-    policy = process.policy
-    if policy.failure_limit is None:
-        return ()
-    since = now - policy.failure_window_seconds
-    return (*(at for at in process.failed_at if at > since), now)
-
-
-def _is_too_intense(process: Process) -> bool:
-    limit = process.policy.failure_limit
-    return limit is not None and len(process.failed_at) > limit
-
-
-def _describe_intensity(process: Process) -> str:
-    """Say why it is given up: how often it failed, and what was said of the last time."""
-    count, policy = len(process.failed_at), process.policy
-    how = f"failed {count} times within {policy.failure_window_seconds:g} s"
-    if policy.restart is RestartWhen.ALWAYS and process.returncode in policy.success_exit_codes:
-        how = f"ended {count} times within {policy.failure_window_seconds:g} s"
-    return f"{how}: {process.reason}" if process.reason else how
-
-
-def _was_stable(process: Process) -> bool:
-    # One that lived long without ever being ready was not stable, only slow to be killed.
-    if process.ready_at is None or process.ended_at is None:
-        return False
-    return process.ended_at - process.ready_at >= process.policy.stable_seconds
-
-
-def find_backoff_seconds(process: Process) -> float:
-    """The delay before the next try: doubled with each failure, bounded, and jittered.
-
-    The jitter takes off up to half. It comes from the name and the incarnation instead of a
-    random number, so that the core stays pure and sessions failing together still spread.
-    """
-    policy = process.policy
-    doubled = policy.backoff_seconds * 2.0 ** min(process.failures - 1, 32)
-    seed = zlib.crc32(f"{process.name}\0{process.incarnation}".encode())
-    return min(doubled, policy.backoff_limit_seconds) * (1 - seed / 2**33)
 
 
 def _note_spawn_failed(process: Process, event: SpawnFailed, now: float) -> Decision:

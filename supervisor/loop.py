@@ -49,19 +49,19 @@ from supervisor.events import (
 )
 from supervisor.fleet import Fleet, Phase, is_opened, is_settled
 from supervisor.journal import Journal
-from supervisor.lifecycle import State, Target
 from supervisor.logs import read_tail
 from supervisor.look.everything import ConfigFile
 from supervisor.probe import PROBE_SECONDS, Prober
+from supervisor.process import State, Target
 from supervisor.publisher import Publisher
 from supervisor.readiness import ReadinessProber
 from supervisor.rotator import Rotator
 from supervisor.rounds import Rounds
 from supervisor.spawner import Spawner
-from supervisor.status import render_exit
 from supervisor.step import build_fleet, step
 from supervisor.tasks import Tasks
 from supervisor.waiters import Waiters
+from supervisor.words import render_exit
 from telemetry.clearing import clear_and_say
 from telemetry.mode import render_address
 
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from supervisor.admission import Admitted
     from supervisor.config import Config
     from supervisor.drift import Finding
-    from supervisor.lifecycle import Process
+    from supervisor.process import Process
     from supervisor.rundir import RunDir
 
 log = logging.getLogger("ptsup")

@@ -27,8 +27,8 @@ from supervisor.config import (
     Role,
 )
 from supervisor.config.keys import read_settings
+from supervisor.dead_status import build_dead_status
 from supervisor.errors import SupervisorDeadError
-from supervisor.status import build_dead_status
 from supervisor.told import Told, tell
 from telemetry.clearing import clear_and_say
 

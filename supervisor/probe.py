@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from supervisor.config import METRICSD
 from supervisor.events import Drained, Event, Ready, Unhealthy
 from supervisor.kept import Kept
-from supervisor.lifecycle import Process, State
+from supervisor.process import Process, State
 from supervisor.pulse import PulseLoop
 from telemetry.mode import find_probe_host, render_address
 

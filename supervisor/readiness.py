@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from supervisor.config import Readiness
     from supervisor.events import Event
-    from supervisor.lifecycle import Process
+    from supervisor.process import Process
 
 # How often each is asked, and how long it may take to answer once.
 ASK_SECONDS: Final = 0.1

@@ -1,4 +1,4 @@
-"""The records of a supervisor and its processes, read back from the journal and a state file.
+"""The records of a supervisor and its processes: built for the journal, and read back from it.
 
 Pure. A crash, a full disk or a person may have left anything in them.
 """
@@ -8,8 +8,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from supervisor.config.keys import build_settings
+from telemetry.masking import mask_command
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from supervisor.config import Role, SessionSpec
+    from supervisor.process import Process
 
 _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
     "name": (str,),
@@ -47,6 +53,47 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
 
 # In a line of the journal: of whom it names nothing is known any more.
 FORGOTTEN: Final = "forgotten"
+
+
+def build_state(process: Process, *, nonce: str, identity: str | None) -> dict[str, Any]:
+    """Build what is recorded of a process whenever it has changed.
+
+    Times are monotonic, and mean something as long as the boot lasts that the identity names.
+    """
+    return {
+        "name": process.name,
+        "state": str(process.state),
+        "target": str(process.target),
+        "pid": process.pid,
+        "identity": identity,
+        "incarnation": process.incarnation,
+        "nonce": nonce,
+        "returncode": process.returncode,
+        "dead": process.dead,
+        "ending": process.ending,
+        "failures": process.failures,
+        "failed_at": list(process.failed_at),
+        "started_at": process.started_at,
+        "ready_at": process.ready_at,
+    }
+
+
+def build_origin(role: Role, spec: SessionSpec | None) -> dict[str, Any]:
+    """Build what is recorded of what a process is spawned from; metricsd has no spec.
+
+    Of its environment only the names of the configured variables are in it.
+    """
+    return {
+        "role": str(role),
+        "command": list(mask_command(spec.command)) if spec else [],
+        "cwd": str(spec.cwd) if spec else "",
+        "variables": sorted(spec.env) if spec else [],
+        "planned": spec.planned if spec else False,
+        "settings": build_settings(spec) if spec else {},
+    }
+
+
+# -- Read back ------------------------------------------------------------------------------------
 
 
 def parse_journal(text: str) -> dict[str, dict[str, Any]]:

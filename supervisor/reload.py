@@ -29,8 +29,8 @@ from supervisor.environ import build_starter
 from supervisor.errors import GateError, UsageError
 from supervisor.events import Restart
 from supervisor.fleet import is_opened, is_settled
-from supervisor.lifecycle import ENDED, State, Target
-from supervisor.status import describe
+from supervisor.process import ENDED, State, Target
+from supervisor.words import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from supervisor.config import SessionSpec
     from supervisor.config.diff import Keys
     from supervisor.config.toml import FileConfig
-    from supervisor.lifecycle import Process
     from supervisor.loop import Loop
+    from supervisor.process import Process
 
 # What a running supervisor cannot change: its port is in the hands of metricsd and Prometheus.
 _FIXED = ("host", "port", "multiproc_dir")

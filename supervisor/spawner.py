@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from supervisor.admission import Admitted
     from supervisor.config import Config
     from supervisor.journal import Journal
-    from supervisor.lifecycle import Process
+    from supervisor.process import Process
     from supervisor.rundir import RunDir
 
 log = logging.getLogger("ptsup")

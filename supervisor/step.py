@@ -42,7 +42,8 @@ from supervisor.fleet import (
     put,
     waits,
 )
-from supervisor.lifecycle import ENDED, Process, State, Target, decide, find_start_timeout_seconds
+from supervisor.lifecycle import decide, find_start_timeout_seconds
+from supervisor.process import ENDED, Process, State, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -24,10 +24,10 @@ from supervisor.drift.facts import LostListener
 from supervisor.environ import build_starter
 from supervisor.errors import PtsupError, UsageError
 from supervisor.gates import Reason
-from supervisor.lifecycle import State, Target
 from supervisor.observe import read_command
 from supervisor.orphans import find_former
 from supervisor.port import take_back, take_port
+from supervisor.process import State, Target
 from telemetry.mode import render_address
 from telemetry.processes import read_environment
 

@@ -28,11 +28,12 @@ from supervisor.environ import build_starter
 from supervisor.errors import PtsupError, UsageError
 from supervisor.events import Restart, Stop, StopAll
 from supervisor.fleet import Phase, is_opened, is_settled
-from supervisor.lifecycle import ENDED, Process, State
 from supervisor.logs import read_tail
 from supervisor.observe import count_shards, sample_usage
+from supervisor.process import ENDED, Process, State
 from supervisor.reload import check_living, reload
-from supervisor.status import Facts, build_status, describe
+from supervisor.status import Facts, build_status
+from supervisor.words import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping

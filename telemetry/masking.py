@@ -6,6 +6,7 @@ Pure. It goes by names, and by the form of an address; what is secret and not ca
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -45,6 +46,12 @@ def mask_secrets(command: Sequence[str]) -> list[str]:
         if hushed and not masked[position + 1].startswith("-"):
             masked[position + 1] = MASK
     return masked
+
+
+@lru_cache(maxsize=4096)  # a command never changes, and a look at all of them takes long
+def mask_command(command: tuple[str, ...]) -> tuple[str, ...]:
+    """Leave the secrets out of a command."""
+    return tuple(mask_secrets(command))
 
 
 def mask_text(text: str) -> str:

@@ -104,7 +104,7 @@ def read_config(file: str | None, flags: Flags, taken: frozenset[str]) -> Config
 
 def say_sessions(sessions: list[dict[str, Any]], *, failing: set[str]) -> int:
     """Say a line of each; 1 when any is in a state that means that this command failed."""
-    from supervisor.status import render_process
+    from supervisor.words import render_process
     from telemetry.plain import escape
 
     code = 0

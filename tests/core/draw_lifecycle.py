@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from supervisor.lifecycle import TRANSITIONS, State, Transition
+from supervisor.lifecycle import TRANSITIONS, Transition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from supervisor.events import ProcessEvent
+    from supervisor.process import State
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "architecture.md"
 BEGIN: Final = "<!-- drawn by tests/core/draw_lifecycle.py: do not edit -->\n"

@@ -34,7 +34,8 @@ from supervisor.events import (
     Stop,
     Unhealthy,
 )
-from supervisor.lifecycle import CLAIM_TRIES, ENDED, Process, State, Target
+from supervisor.lifecycle import CLAIM_TRIES
+from supervisor.process import ENDED, Process, State, Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,9 +11,8 @@ import pytest
 from supervisor.adoption import Former, build_events, build_process, build_spec
 from supervisor.config import Policy, RestartWhen, SessionSpec
 from supervisor.events import Adopted, Exited
-from supervisor.lifecycle import Ending, Process, State, Target
-from supervisor.records import parse_record
-from supervisor.status import build_origin, build_state
+from supervisor.process import Ending, Process, State, Target
+from supervisor.records import build_origin, build_state, parse_record
 
 NOW: Final = 1000.0
 POLICY: Final = replace(Policy(), restart=RestartWhen.ALWAYS, stop_timeout_seconds=3.0)

@@ -46,19 +46,21 @@ supervisor.gates.gate     pure   gates.files gates.names gates.refusal gates.set
                                  gates.texts
 supervisor.events         pure
 supervisor.environ        pure   config gates telemetry.mode
-supervisor.lifecycle      pure   config events
-supervisor.fleet          pure   config lifecycle
-supervisor.step           pure   config events fleet lifecycle
+supervisor.process        pure   config
+supervisor.restarts       pure   config
+supervisor.lifecycle      pure   config events process restarts
+supervisor.fleet          pure   config process
+supervisor.step           pure   config events fleet lifecycle process
 supervisor.drift          pure
 supervisor.drift.facts    pure
 supervisor.drift.directory  pure   drift
 supervisor.drift.sessions   pure   drift
 supervisor.drift.stack      pure   config drift drift.facts
 supervisor.drift.find       pure   drift drift.directory drift.sessions drift.stack
-supervisor.status         pure   config config.keys config.values drift fleet lifecycle
-                                 telemetry.masking telemetry.mode
-supervisor.adoption       pure   config config.keys events lifecycle telemetry.masking
-supervisor.exposition     pure   drift lifecycle
+supervisor.words          pure   fleet process
+supervisor.status         pure   config.values drift fleet words telemetry.masking telemetry.mode
+supervisor.adoption       pure   config config.keys events process telemetry.masking
+supervisor.exposition     pure   drift process
 supervisor.control        pure   errors
 supervisor.scrape_config  pure   telemetry.mode
 supervisor.units          pure   config
@@ -77,8 +79,9 @@ supervisor.rotation       shell  copies kernel
 supervisor.rotator        shell  copies drift.facts kernel rotation
 supervisor.spawn          shell  errors kernel
 supervisor.port           shell  errors telemetry.listen
-supervisor.records        pure
+supervisor.records        pure   config.keys telemetry.masking
 supervisor.rundir         shell  config copies errors logs records telemetry.directories
+supervisor.dead_status    pure   config config.keys config.values process status words
 supervisor.observe        shell  environ status
                                  telemetry.claim telemetry.processes telemetry.shards
 supervisor.told           shell  kernel
@@ -89,7 +92,7 @@ supervisor.admission      shell  environ errors gates gates.files gates.refusal 
 supervisor.notify         shell
 supervisor.kept           shell
 supervisor.pulse          shell  kernel
-supervisor.probe          shell  config events kept lifecycle pulse telemetry.mode
+supervisor.probe          shell  config events kept process pulse telemetry.mode
 supervisor.rounds         shell
 supervisor.watch          shell  kernel
 supervisor.look           pure
@@ -104,12 +107,12 @@ supervisor.look.everything  shell  config.toml look.directory look.processes loo
 supervisor.look.snapshot  shell  drift.facts look.health
 supervisor.audit          shell  drift drift.facts drift.find look.everything look.snapshot watch
 supervisor.crew           shell  adoptee config config.marks config.values drift.facts environ
-                                 lifecycle look.processes telemetry.mode
+                                 look.processes process telemetry.mode
 supervisor.readiness      shell  config.values events probe
 supervisor.confine        shell
 supervisor.config_file    shell  config.toml errors
 supervisor.children       shell  kernel
-supervisor.journal        shell  supervisor config.diff errors kernel lifecycle records status
+supervisor.journal        shell  config.diff errors kernel process records supervisor words
                                  telemetry.log_lines
 supervisor.waiters        shell
 supervisor.tasks          shell
@@ -119,24 +122,24 @@ supervisor.spawner        shell  supervisor admission children config config.mar
 supervisor.deaths         shell  adoptee events kernel lifecycle remains spawn
 supervisor.adopt          shell  adoptee adoption children config events kernel
 supervisor.loop           shell  adopt adoption audit children claims config crew deaths errors
-                                 events fleet journal lifecycle logs look.everything probe publisher
-                                 readiness rotator rounds spawner status step tasks waiters
+                                 events fleet journal logs look.everything probe process publisher
+                                 readiness rotator rounds spawner step tasks waiters words
                                  telemetry.clearing telemetry.mode
 supervisor.reload         shell  admission config config.diff config.flags config.values config_file
-                                 crew environ errors events fleet lifecycle status
-supervisor.verbs          shell  supervisor admission config.documents config.order config.values
-                                 drift environ errors events fleet kernel lifecycle logs observe
-                                 reload status
+                                 crew environ errors events fleet process words
+supervisor.verbs          shell  admission config.documents config.order config.values drift environ
+                                 errors events fleet kernel logs observe process reload status
+                                 supervisor words
 supervisor.serve          shell  control errors fleet kernel verbs
-supervisor.orphans        shell  adoption client config config.keys errors kernel observe status
-                                 told telemetry.clearing
+supervisor.orphans        shell  adoption client config config.keys dead_status errors kernel
+                                 observe told telemetry.clearing
 supervisor.takeover       shell  admission adoption client config config.marks drift.facts environ
-                                 errors gates kernel lifecycle observe orphans port telemetry.mode
+                                 errors gates kernel observe orphans port process telemetry.mode
                                  telemetry.processes
 supervisor.descriptors    shell  errors
-supervisor.launch         shell  audit claims config control descriptors errors events fleet
-                                 notify pulse
-                                 serve spawn status takeover telemetry.clearing telemetry.log_lines
+supervisor.launch         shell  audit claims config control descriptors errors events fleet notify
+                                 pulse serve spawn takeover words telemetry.clearing
+                                 telemetry.log_lines
 supervisor.client         shell  control errors kernel
 supervisor.doctor         pure
 supervisor.doctor.facts   pure
@@ -153,10 +156,9 @@ supervisor.doctor.stack   shell  client config control doctor.facts doctor.proce
 supervisor.follow         shell  logs telemetry.plain
 supervisor.handover       shell  client config.diff config.documents control errors
 supervisor.report         shell  client control orphans
-supervisor.foreground     shell  client control errors follow launch status
-                                 telemetry.log_lines
+supervisor.foreground     shell  client control errors follow launch words telemetry.log_lines
 supervisor.cli            pure
-supervisor.cli.options    shell  config config.flags config.toml config_file errors rundir status
+supervisor.cli.options    shell  config config.flags config.toml config_file errors rundir words
                                  telemetry.mode telemetry.plain
 supervisor.cli.doctor     shell  cli.options config config.flags doctor doctor.find doctor.stack
                                  errors telemetry.plain
@@ -304,14 +306,14 @@ PURE_LIBRARY: Final = """
 # And the few names of other modules: numbers, strings, what is pure and happens to live there.
 PURE_NAMES: Final = {
     ("supervisor.gates", "functools"): {"lru_cache"},
-    ("supervisor.status", "functools"): {"lru_cache"},
+    ("telemetry.masking", "functools"): {"lru_cache"},
     ("supervisor.config.documents", "pathlib"): {"Path"},
     ("supervisor.config.marks", "posixpath"): {"normpath"},
     ("supervisor.config.flags", "pathlib"): {"Path", "PurePath"},
     ("supervisor.adoption", "pathlib"): {"Path"},
     ("supervisor.environ", "os"): {"defpath", "pathsep"},
     ("supervisor.lifecycle", "signal"): {"SIGKILL", "SIGTERM", "Signals"},
-    ("supervisor.status", "signal"): {"Signals"},
+    ("supervisor.words", "signal"): {"Signals"},
     ("supervisor.scrape_config", "urllib.parse"): {"quote"},
     ("supervisor.verify.checks", "urllib.parse"): {"urlsplit"},
     ("telemetry.ai_live.events", "datetime"): {"UTC", "datetime", "fromisoformat"},

@@ -12,7 +12,7 @@ from supervisor.config import METRICSD, Policy
 from supervisor.drift import CLAIM_FAILED, KINDS, Finding, build_drift
 from supervisor.exposition import render_exposition
 from supervisor.fleet import Fleet
-from supervisor.lifecycle import Process, State
+from supervisor.process import Process, State
 
 PAPER: Final = Process(
     name="paper", policy=Policy(), state=State.RUNNING, incarnation=3, pid=7, started_at=1.0

@@ -41,7 +41,7 @@ from supervisor.fleet import (
     is_settled,
     waits,
 )
-from supervisor.lifecycle import ENDED, Process, State, Target
+from supervisor.process import ENDED, Process, State, Target
 from supervisor.step import build_fleet, step
 
 if TYPE_CHECKING:

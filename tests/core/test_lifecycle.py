@@ -26,17 +26,9 @@ from supervisor.events import (
     Spawn,
     Spawned,
 )
-from supervisor.lifecycle import (
-    ENDED,
-    TRANSITIONS,
-    Ending,
-    Process,
-    State,
-    Target,
-    decide,
-    find_backoff_seconds,
-    find_start_timeout_seconds,
-)
+from supervisor.lifecycle import TRANSITIONS, decide, find_start_timeout_seconds
+from supervisor.process import ENDED, Ending, Process, State, Target
+from supervisor.restarts import find_backoff_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

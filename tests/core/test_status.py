@@ -13,17 +13,15 @@ import pytest
 from rich.cells import cell_len
 
 from supervisor.config import Policy, Readiness, SessionSpec
+from supervisor.dead_status import build_dead_status
 from supervisor.drift import Finding
 from supervisor.fleet import Fleet, Phase
-from supervisor.lifecycle import Ending, Process, State, Target
+from supervisor.process import Ending, Process, State, Target
+from supervisor.records import build_origin, build_state
 from supervisor.render import render_bytes, render_drift, render_seconds, render_status
-from supervisor.status import (
-    Facts,
-    ShardFacts,
-    build_dead_status,
-    build_origin,
-    build_state,
-    build_status,
+from supervisor.status import Facts, ShardFacts, build_status
+from supervisor.step import build_fleet
+from supervisor.words import (
     describe,
     find_exit,
     find_stopping,
@@ -32,7 +30,6 @@ from supervisor.status import (
     render_process,
     render_stopping,
 )
-from supervisor.step import build_fleet
 
 NOW: Final = 1000.0
 SPECS: Final = {

@@ -13,7 +13,7 @@ from supervisor.crew import Roster
 from supervisor.environ import build_starter
 from supervisor.events import Add, Spawned, Start, Update
 from supervisor.fleet import Fleet, put
-from supervisor.lifecycle import State
+from supervisor.process import State
 from supervisor.step import build_fleet, step
 from telemetry.mode import Mode
 

@@ -15,8 +15,9 @@ from supervisor.config import METRICSD, METRICSD_POLICY, Config, Policy
 from supervisor.control import parse_response
 from supervisor.errors import PtsupError
 from supervisor.events import Exited, Tick
-from supervisor.lifecycle import CLAIM_AGAIN_SECONDS, Process, State, Target
+from supervisor.lifecycle import CLAIM_AGAIN_SECONDS
 from supervisor.loop import Loop
+from supervisor.process import Process, State, Target
 from supervisor.rundir import RunDir
 from supervisor.serve import Server
 from supervisor.spawn import spawn

@@ -16,8 +16,8 @@ import pytest
 from stack import find_free_port
 from supervisor.config import METRICSD, METRICSD_POLICY
 from supervisor.events import Drained, Event, Unhealthy
-from supervisor.lifecycle import Process, State
 from supervisor.probe import Prober
+from supervisor.process import Process, State
 from supervisor.pulse import PulseLoop
 
 RUNNING: Final = Process(

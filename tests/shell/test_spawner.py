@@ -17,8 +17,8 @@ from supervisor.admission import admit
 from supervisor.config import Config, SessionSpec
 from supervisor.environ import build_starter
 from supervisor.events import Spawned, SpawnFailed
-from supervisor.lifecycle import Process, State, Target
 from supervisor.loop import Loop
+from supervisor.process import Process, State, Target
 from supervisor.rundir import RunDir
 from supervisor.step import build_fleet
 from telemetry.processes import read_identity
