@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _LOOK_SECONDS: Final = 0.1
 _KILL_SECONDS: Final = 10.0
 # How long a child may take from its fork to its exec, after which its nonce can be seen, before
-# it is looked for by the lock it holds; and how long until that is given up.
+# it is looked for by the lock it holds; and how long each is looked for until that is given up.
 _NONCE_SECONDS: Final = 1.0
 _FIND_SECONDS: Final = 5.0
 
@@ -85,8 +85,9 @@ def find_former(run_dir: RunDir, states: Mapping[str, Mapping[str, Any]]) -> tup
     One whose pid nobody came to write down is found by its nonce, or by the lock it inherited.
     Raises SupervisorDeadError when it is there and cannot be found.
     """
+    began = time.monotonic()  # nobody is forked any more
     return tuple(
-        _find_former({**state, "name": name}, run_dir, _find_session(states))
+        _find_former({**state, "name": name}, run_dir, _find_session(states), began)
         for name, state in states.items()
         if name != SUPERVISOR and SESSION_NAME.fullmatch(name)
     )
@@ -99,13 +100,15 @@ def _find_session(states: Mapping[str, Mapping[str, Any]]) -> int | None:
     return session
 
 
-def _find_former(record: Mapping[str, Any], run_dir: RunDir, session: int | None) -> Former:
+def _find_former(
+    record: Mapping[str, Any], run_dir: RunDir, session: int | None, forked_before: float
+) -> Former:
     former = Former(record=record)
     if former.at_rest:
         return former
     pid = record.get("pid")
     if pid is None:
-        pid = _find_unrecorded(former, run_dir, session)
+        pid = _find_unrecorded(former, run_dir, session, forked_before)
     identity = None
     if isinstance(pid, int):
         found = kernel.read_identity(pid)
@@ -114,16 +117,18 @@ def _find_former(record: Mapping[str, Any], run_dir: RunDir, session: int | None
     return Former(record=record, pid=pid, identity=identity)
 
 
-def _find_unrecorded(former: Former, run_dir: RunDir, session: int | None) -> int | None:
+def _find_unrecorded(
+    former: Former, run_dir: RunDir, session: int | None, forked_before: float
+) -> int | None:
     """Find the leader that an intent led to; None when it led to nobody who lives."""
     from supervisor.observe import find_holders, find_spawned  # noqa: PLC0415 - after a crash
 
     lock = kernel.SpawnLock(run_dir.states, former.nonce)
     began = time.monotonic()
-    while (waited := time.monotonic() - began) < _FIND_SECONDS:
+    while (now := time.monotonic()) - began < _FIND_SECONDS:
         locked = lock.is_held()
         pids = find_spawned({former.nonce}).get(former.nonce, set()) if former.nonce else set()
-        if not pids and waited > _NONCE_SECONDS:
+        if not pids and now - forked_before > _NONCE_SECONDS:
             found = lock.find()
             pids = find_holders(*found) if found else set()
         if pids:

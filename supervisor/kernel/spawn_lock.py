@@ -1,6 +1,7 @@
 """Linux: the lock of a spawn is a name in the kernel, which nobody has to make a file for.
 
 An abstract unix socket (unix(7)): it is bound as long as anybody holds it, and leaves nothing.
+Nobody can send anything to a stream that does not listen.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Final
 
 _SOCKETS: Final = Path("/proc/net/unix")
+# As it says so there. Each type has its own names: any user may bind ours as another one.
+_STREAM: Final = f"{socket.SOCK_STREAM:04x}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class SpawnLock:
 
     def take(self) -> int:
         """Take it, give back the descriptor to be inherited; raises OSError."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lock:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as lock:
             lock.bind(f"\0{self.name}")
             return lock.detach()
 
@@ -53,7 +56,7 @@ class SpawnLock:
             device = os.fstat(other.fileno()).st_dev  # that of all sockets
         for line in _SOCKETS.read_text(errors="replace").splitlines():
             words = line.split()
-            if words[-1] == f"@{self.name}":
+            if words[4] == _STREAM and words[-1] == f"@{self.name}":
                 return int(words[6]), device
         return None
 

@@ -7,6 +7,8 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -68,6 +70,26 @@ def test_that_session_may_have_lost_its_leader_too(run_dir: RunDir) -> None:
         assert (former.pid, former.lives) == (child, True)
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def test_many_who_hide_are_waited_for_together(run_dir: RunDir) -> None:
+    records: dict[str, dict[str, Any]] = {}
+    pids: dict[str, int] = {}
+    with ExitStack() as children:
+        for number in range(12):
+            name, nonce = f"s{number}", secrets.token_hex(8)
+            records[name] = {"state": "starting", "incarnation": 1, "nonce": nonce}
+            lock = kernel.SpawnLock(run_dir.states, nonce).take()
+            child = subprocess.Popen(["env", "-i", "sleep", "600"], pass_fds=(lock,))
+            children.enter_context(child)
+            children.callback(child.kill)
+            os.close(lock)
+            pids[name] = child.pid
+        began = time.monotonic()
+        found = {former.name: former.pid for former in find_former(run_dir, records)}
+        took_seconds = time.monotonic() - began
+    assert found == pids
+    assert took_seconds < len(pids) / 2  # one second for each of them, it was
 
 
 @NEEDS_PIDS

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -84,6 +86,23 @@ def test_here_it_leaves_no_file_and_shows_no_nonce(tmp_path: Path) -> None:
     assert str(lock).split()[3] in shown
     assert nonce not in shown
     os.close(descriptor)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file is nobody's but ours")
+def test_no_other_user_can_send_to_it_or_be_taken_for_who_holds_it(tmp_path: Path) -> None:
+    lock = kernel.SpawnLock(tmp_path, os.urandom(8).hex())
+    kinds = (socket.SOCK_DGRAM, socket.SOCK_SEQPACKET, socket.SOCK_STREAM)
+    with ExitStack() as others, socket.socket(fileno=lock.take()) as held:
+        for kind in kinds:
+            other = others.enter_context(socket.socket(socket.AF_UNIX, kind))
+            with pytest.raises(ConnectionRefusedError):
+                other.connect(f"\0{lock.name}")
+            if kind != held.type:  # each type has its own names
+                other.bind(f"\0{lock.name}")
+        found = lock.find()
+        assert found is not None
+        assert found[0] == os.fstat(held.fileno()).st_ino
+    assert not lock.is_held()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a file has no such limit")
