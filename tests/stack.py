@@ -149,8 +149,13 @@ class Stack:
         if name == "supervisor":
             found |= json.loads((self.run_dir / "state" / "supervisor.json").read_text())
             return found
-        for line in filter(None, self.journal.read_text().split("\n")):
-            changes = json.loads(line)
+        lines = self.journal.read_text().split("\n")
+        for number, line in enumerate(lines, 1):
+            try:
+                changes = json.loads(line or "[]")
+            except ValueError:
+                assert number == len(lines), line  # the last may be only half written yet
+                continue
             for change in changes if isinstance(changes, list) else [changes]:
                 if change["name"] == name:
                     found = {} if "forgotten" in change else {**found, **change}
