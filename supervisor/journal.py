@@ -111,9 +111,7 @@ class Journal:
             identity=origin.identity if origin else None,
         )
         if change["nonce"] and origin and process.pid is None:  # the intent
-            change["marks"] = dict(origin.marks)
-        elif origin:
-            change["log_start"] = origin.log_start
+            change |= {"marks": dict(origin.marks), "log_start": origin.log_start}
         member = self.members.get(name)
         if name not in self._origins or self._origins[name] is not member or name in self._gone:
             change |= build_origin(process.role, member.spec if member else None)

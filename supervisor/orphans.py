@@ -83,14 +83,20 @@ def find_former(run_dir: RunDir, states: Mapping[str, Mapping[str, Any]]) -> tup
     """Find every process of a dead supervisor; the run directory's lock is ours.
 
     One whose pid nobody came to write down is found by its nonce, or by the lock it inherited.
-    Raises SupervisorDeadError when it is there and cannot be found.
+    Raises SupervisorDeadError when it is there and cannot be found, or nobody can tell.
     """
     began = time.monotonic()  # nobody is forked any more
-    return tuple(
-        _find_former({**state, "name": name}, run_dir, _find_session(states), began)
-        for name, state in states.items()
-        if name != SUPERVISOR and SESSION_NAME.fullmatch(name)
-    )
+    try:
+        return tuple(
+            _find_former({**state, "name": name}, run_dir, _find_session(states), began)
+            for name, state in states.items()
+            if name != SUPERVISOR and SESSION_NAME.fullmatch(name)
+        )
+    except OSError as error:  # no socket is to be had, say
+        raise SupervisorDeadError(
+            f"cannot see who of its last spawns lives: {error.strerror}",
+            "nothing was changed: try again",
+        ) from None
 
 
 def _find_session(states: Mapping[str, Mapping[str, Any]]) -> int | None:

@@ -141,6 +141,7 @@ class Spawner:
         name, incarnation = prepared.process.name, prepared.process.incarnation
         lock = kernel.SpawnLock(self.run_dir.states, prepared.origin.nonce)
         locks = self._take(lock, name)
+        prepared.origin.log_start = self.run_dir.find_log_end(name)
         self.children.origins[name] = prepared.origin
         self.journal.note(name)
         # The intent, the last before there is anything to lose.
@@ -175,7 +176,6 @@ class Spawner:
             reason = f"cannot open {self.run_dir.log(name)}: {error.strerror}"
             raise SpawnError(reason, final=False) from error
         try:
-            prepared.origin.log_start = os.fstat(output).st_size
             return spawn.spawn(
                 name,
                 prepared.process.incarnation,

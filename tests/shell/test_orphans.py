@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import signal
@@ -16,6 +17,7 @@ import pytest
 from pid_namespace import NEEDS_PIDS, UNSHARE
 from supervisor import kernel
 from supervisor.config import SUPERVISOR
+from supervisor.errors import SupervisorDeadError
 from supervisor.orphans import find_former
 from supervisor.rundir import RunDir
 
@@ -100,6 +102,19 @@ def test_that_session_may_be_one_of_outside_the_pid_namespace() -> None:
     command = [*UNSHARE, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "1 passed" in done.stdout, done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file has no such limit")
+def test_that_no_lock_can_be_looked_at_is_said_and_nobody_is_given_up(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr("socket.socket", refuse)
+    record = {"state": "starting", "incarnation": 1, "nonce": NONCE}
+    with pytest.raises(SupervisorDeadError, match="Too many open files"):
+        find_former(run_dir, {"paper": record})
 
 
 def test_an_intent_whose_lock_is_free_led_to_nobody(run_dir: RunDir) -> None:
