@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import count
+from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -27,6 +30,9 @@ from supervisor.rundir import RunDir
 from telemetry.processes import is_alive
 from waiting import wait_for
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 ROOT = Path(__file__).resolve().parent.parent
 CHILDREN = ROOT / "tests" / "children"
 EXAMPLE = ROOT / "examples" / "shadow_session.py"
@@ -35,13 +41,14 @@ SHADOW = f"{sys.executable} {EXAMPLE}"
 
 Series = tuple[str, tuple[tuple[str, str], ...]]
 
-_ports = count(20000 + (os.getpid() * 37) % 10000)
+# Below those that the kernel takes for outgoing connections.
+PORTS = range(20000, 30000)
+BLOCK = 200
 
 
 def find_free_port() -> int:
-    """Find a port below the range the kernel takes for outgoing connections."""
-    for number in _ports:
-        port = 20000 + number % 10000
+    """Find a port that no other test process is about to take, whoever runs tests here."""
+    for port in islice(_take_block(), BLOCK):
         with socket.socket() as probe:
             try:
                 probe.bind(("0.0.0.0", port))
@@ -49,6 +56,22 @@ def find_free_port() -> int:
                 continue
             return port
     raise AssertionError("no free port")
+
+
+@cache
+def _take_block() -> Iterator[int]:
+    """Take some ports for as long as this process lives; each comes round again."""
+    directory = Path(tempfile.gettempdir()) / f"ptsup-test-ports-{os.getuid()}"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    for first in PORTS[::BLOCK]:
+        descriptor = os.open(directory / str(first), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            continue
+        return cycle(range(first, first + BLOCK))
+    raise AssertionError("every block of ports is taken")
 
 
 def build_environment(**more: str) -> dict[str, str]:
