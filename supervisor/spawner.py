@@ -150,6 +150,9 @@ class Spawner:
             child = self._start(prepared, locks, written=written)
         except SpawnError as error:
             lock.remove()
+            # No intent any more: after a crash it would count as one that has ended.
+            prepared.origin.nonce = ""
+            self.journal.note(name)
             return SpawnFailed(name, incarnation, error.reason, error.final)
         finally:
             for descriptor in locks:  # it is the child's alone from here on

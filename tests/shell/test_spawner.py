@@ -106,10 +106,10 @@ def test_who_cannot_be_spawned_keeps_nobody_else_from_it(loop: Loop, tmp_path: P
             assert loop.children.origins[name].identity == read_identity(pid)
             assert holds_lock(loop, name)
         assert loop.children.origins["last"].log_start == len("said before\n")
-    # Who is refused has no intent, and only who lives holds a lock.
+    # Who was not spawned has no intent, and only who lives holds a lock.
     states = loop.run_dir.read_states()
     intents = {name for name, state in states.items() if state.get("nonce")}
-    assert intents == {"first", "unwritable", "gone", "last"}
+    assert intents == {"first", "last"}
     # Whoever adopts it is not to take for its own what a former incarnation said.
     assert states["last"]["log_start"] == len("said before\n")
     assert not [name for name in NAMES if holds_lock(loop, name)]
