@@ -140,13 +140,14 @@ class Spawner:
     def _spawn(self, prepared: _Prepared) -> Spawned | SpawnFailed:
         name, incarnation = prepared.process.name, prepared.process.incarnation
         lock = kernel.SpawnLock(self.run_dir.states, prepared.origin.nonce)
-        locks = self._take(lock, name)
-        prepared.origin.log_start = self.run_dir.find_log_end(name)
-        self.children.origins[name] = prepared.origin
-        self.journal.note(name)
-        # The intent, the last before there is anything to lose.
-        written = self.journal.write()
+        locks: tuple[int, ...] = ()
         try:
+            locks = self._take(lock, name)
+            prepared.origin.log_start = self.run_dir.find_log_end(name)
+            self.children.origins[name] = prepared.origin
+            self.journal.note(name)
+            # The intent, the last before there is anything to lose.
+            written = self.journal.write()
             child = self._start(prepared, locks, written=written)
         except SpawnError as error:
             lock.remove()
@@ -161,17 +162,21 @@ class Spawner:
         return Spawned(name, incarnation, child.pid)
 
     def _take(self, lock: kernel.SpawnLock, name: str) -> tuple[int, ...]:
+        """Take its lock, which metricsd alone may be spawned without; raises SpawnError."""
         try:
             return (lock.take(),)
         except OSError as error:
+            if name != METRICSD:
+                reason = f"cannot lock its spawn: {error.strerror}"
+                raise SpawnError(reason, final=False) from error
             log.warning("cannot lock the spawn of %s: %s", name, error)
             return ()
 
     def _start(self, prepared: _Prepared, locks: tuple[int, ...], *, written: bool) -> Child:
         """Start it with its output going to its log; raises SpawnError."""
         name = prepared.process.name
-        # Without lock and intent a crash would lose the child; metricsd alone is worth that.
-        if name != METRICSD and not (written and locks):
+        # Without its intent a crash would lose the child; metricsd alone is worth that.
+        if name != METRICSD and not written:
             raise SpawnError("cannot write its state down", final=False)
         try:
             output = self.run_dir.open_log(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -113,6 +114,20 @@ def test_who_cannot_be_spawned_keeps_nobody_else_from_it(loop: Loop, tmp_path: P
     # Whoever adopts it is not to take for its own what a former incarnation said.
     assert states["last"]["log_start"] == len("said before\n")
     assert not [name for name in NAMES if holds_lock(loop, name)]
+
+
+def test_nobody_is_spawned_whose_lock_cannot_be_had(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_lock: kernel.SpawnLock) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(kernel.SpawnLock, "take", refuse)
+    with spawn(loop) as told:
+        assert not loop.children.present
+        reasons = {event.reason for event in told.values() if isinstance(event, SpawnFailed)}
+        assert reasons == {"cannot lock its spawn: Too many open files"}
+    assert not any(state.get("nonce") for state in loop.run_dir.read_states().values())
 
 
 def test_nobody_is_spawned_whose_intent_cannot_be_written(loop: Loop) -> None:
