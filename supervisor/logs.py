@@ -81,10 +81,10 @@ def read_since(path: Path, start: int) -> list[str]:
     return [render_line(line) for line in follower.read_lines(last=True)]
 
 
-def find_end(path: str | Path) -> int:
+def find_end(path: Path) -> int:
     """Find at which offset a log ends; 0 where there is none."""
     try:
-        return os.stat(path).st_size  # noqa: PTH116 - a Path takes longer
+        return path.stat().st_size
     except OSError:
         return 0
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -85,18 +86,21 @@ def find_former(run_dir: RunDir, states: Mapping[str, Mapping[str, Any]]) -> tup
     One whose pid nobody came to write down is found by its nonce, or by the lock it inherited.
     Raises SupervisorDeadError when it is there and cannot be found, or nobody can tell.
     """
-    began = time.monotonic()  # nobody is forked any more
+    session = _find_session(states)
+    former = [
+        Former(record={**state, "name": name})
+        for name, state in states.items()
+        if name != SUPERVISOR and SESSION_NAME.fullmatch(name)
+    ]
+    intents = [each for each in former if not each.at_rest and "pid" not in each.record]
     try:
-        return tuple(
-            _find_former({**state, "name": name}, run_dir, _find_session(states), began)
-            for name, state in states.items()
-            if name != SUPERVISOR and SESSION_NAME.fullmatch(name)
-        )
+        leaders = _find_unrecorded(intents, run_dir, session)
     except OSError as error:  # no socket is to be had, say
         raise SupervisorDeadError(
             f"cannot see who of its last spawns lives: {error.strerror}",
             "nothing was changed: try again",
         ) from None
+    return tuple(_identify_former(each, leaders.get(each.name)) for each in former)
 
 
 def _find_session(states: Mapping[str, Mapping[str, Any]]) -> int | None:
@@ -106,46 +110,52 @@ def _find_session(states: Mapping[str, Mapping[str, Any]]) -> int | None:
     return session
 
 
-def _find_former(
-    record: Mapping[str, Any], run_dir: RunDir, session: int | None, forked_before: float
-) -> Former:
-    former = Former(record=record)
+def _identify_former(former: Former, leader: int | None) -> Former:
+    """Say whether it lives; `leader` is who was found where no pid is recorded."""
     if former.at_rest:
         return former
-    pid = record.get("pid")
-    if pid is None:
-        pid = _find_unrecorded(former, run_dir, session, forked_before)
+    recorded = former.record.get("pid")
+    pid = leader if recorded is None else recorded
     identity = None
     if isinstance(pid, int):
         found = kernel.read_identity(pid)
-        recorded = found == record.get("identity") or record.get("pid") is None
-        identity = found if recorded else None
-    return Former(record=record, pid=pid, identity=identity)
+        same = recorded is None or found == former.record.get("identity")
+        identity = found if same else None
+    return replace(former, pid=pid, identity=identity)
 
 
 def _find_unrecorded(
-    former: Former, run_dir: RunDir, session: int | None, forked_before: float
-) -> int | None:
-    """Find the leader that an intent led to; None when it led to nobody who lives."""
+    intents: Iterable[Former], run_dir: RunDir, session: int | None
+) -> dict[str, int | None]:
+    """Find the leaders that these intents led to; None for one that led to nobody who lives.
+
+    They are looked for together: each look at all processes takes its time, and so does to wait
+    for who hides.
+    """
     from supervisor.observe import find_holders, find_spawned  # noqa: PLC0415 - after a crash
 
-    lock = kernel.SpawnLock(run_dir.states, former.nonce)
+    found: dict[str, int | None] = {}
+    locks = {each.name: kernel.SpawnLock(run_dir.states, each.nonce) for each in intents}
     began = time.monotonic()
-    while (now := time.monotonic()) - began < _FIND_SECONDS:
-        locked = lock.is_held()
-        pids = find_spawned({former.nonce}).get(former.nonce, set()) if former.nonce else set()
-        if not pids and now - forked_before > _NONCE_SECONDS:
-            found = lock.find()
-            pids = find_holders(*found) if found else set()
-        if pids:
-            return _find_leader(pids, session)
-        if not locked:
-            return None
-        time.sleep(_LOOK_SECONDS / 10)
-    raise SupervisorDeadError(
-        f"cannot adopt {former.name}: a process holds its lock, and cannot be found",
-        f"end what has {lock} open",
-    )
+    while locks and (waited := time.monotonic() - began) < _FIND_SECONDS:
+        held = {name for name, lock in locks.items() if lock.is_held()}
+        # After that: one that is just becoming its program may close what it has inherited.
+        spawned = find_spawned({lock.nonce for lock in locks.values()} - {""})
+        for name, lock in tuple(locks.items()):
+            pids = spawned.get(lock.nonce, set())
+            if not pids and waited > _NONCE_SECONDS and (place := lock.find()):
+                pids = find_holders(*place)
+            if pids or name not in held:
+                found[name] = _find_leader(pids, session)
+                del locks[name]
+        if locks:
+            time.sleep(_LOOK_SECONDS / 10)
+    for name, lock in locks.items():
+        raise SupervisorDeadError(
+            f"cannot adopt {name}: a process holds its lock, and cannot be found",
+            f"end what has {lock} open",
+        )
+    return found
 
 
 def _find_leader(pids: Iterable[int], supervisors: int | None) -> int | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from supervisor.config import METRICSD, SUPERVISOR
 from supervisor.copies import is_copy
 from supervisor.errors import PtsupError, UsageError
-from supervisor.logs import find_end, open_log
+from supervisor.logs import open_log
 from supervisor.records import parse_journal, parse_record
 from telemetry.directories import create_private, find_exposure, lock_directory
 
@@ -125,10 +125,6 @@ class RunDir:
     def open_log(self, name: str) -> int:
         """Open it for appending, give back the descriptor; raises OSError."""
         return open_log(f"{self.logs}/{name}.log")  # a Path takes as long to make as a file
-
-    def find_log_end(self, name: str) -> int:
-        """Find at which offset it ends; 0 where there is none."""
-        return find_end(f"{self.logs}/{name}.log")
 
     @property
     def journal(self) -> Path:

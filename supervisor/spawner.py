@@ -22,7 +22,7 @@ from supervisor.config.marks import build_marks
 from supervisor.environ import build_metricsd_environment
 from supervisor.errors import GateError, UsageError
 from supervisor.events import Spawned, SpawnFailed
-from supervisor.spawn import Child, SpawnError
+from supervisor.spawn import SpawnError
 
 if TYPE_CHECKING:
     import socket
@@ -140,15 +140,25 @@ class Spawner:
     def _spawn(self, prepared: _Prepared) -> Spawned | SpawnFailed:
         name, incarnation = prepared.process.name, prepared.process.incarnation
         lock = kernel.SpawnLock(self.run_dir.states, prepared.origin.nonce)
-        locks: tuple[int, ...] = ()
+        ours: list[int] = []  # until the spawn: then they are the child's alone
         try:
-            locks = self._take(lock, name)
-            prepared.origin.log_start = self.run_dir.find_log_end(name)
-            self.children.origins[name] = prepared.origin
-            self.journal.note(name)
-            # The intent, the last before there is anything to lose.
-            written = self.journal.write()
-            child = self._start(prepared, locks, written=written)
+            ours += self._take(lock, name)
+            locks = tuple(ours)
+            output = self._open_log(name)
+            ours.append(output)
+            prepared.origin.log_start = os.fstat(output).st_size
+            self._write_intent(prepared)
+            child = spawn.spawn(
+                name,
+                incarnation,
+                prepared.command,
+                environment=prepared.environment,
+                cwd=prepared.cwd,
+                output=output,
+                pass_fds=(*prepared.pass_fds, *locks),
+                limits=prepared.limits,
+                descriptors=prepared.descriptors,
+            )
         except SpawnError as error:
             lock.remove()
             # No intent any more: after a crash it would count as one that has ended.
@@ -156,7 +166,7 @@ class Spawner:
             self.journal.note(name)
             return SpawnFailed(name, incarnation, error.reason, error.final)
         finally:
-            for descriptor in locks:  # it is the child's alone from here on
+            for descriptor in ours:
                 os.close(descriptor)
         self.children.present[name] = child
         return Spawned(name, incarnation, child.pid)
@@ -172,31 +182,23 @@ class Spawner:
             log.warning("cannot lock the spawn of %s: %s", name, error)
             return ()
 
-    def _start(self, prepared: _Prepared, locks: tuple[int, ...], *, written: bool) -> Child:
-        """Start it with its output going to its log; raises SpawnError."""
-        name = prepared.process.name
-        # Without its intent a crash would lose the child; metricsd alone is worth that.
-        if name != METRICSD and not written:
-            raise SpawnError("cannot write its state down", final=False)
+    def _open_log(self, name: str) -> int:
         try:
-            output = self.run_dir.open_log(name)
+            return self.run_dir.open_log(name)
         except OSError as error:
             reason = f"cannot open {self.run_dir.log(name)}: {error.strerror}"
             raise SpawnError(reason, final=False) from error
-        try:
-            return spawn.spawn(
-                name,
-                prepared.process.incarnation,
-                prepared.command,
-                environment=prepared.environment,
-                cwd=prepared.cwd,
-                output=output,
-                pass_fds=(*prepared.pass_fds, *locks),
-                limits=prepared.limits,
-                descriptors=prepared.descriptors,
-            )
-        finally:
-            os.close(output)
+
+    def _write_intent(self, prepared: _Prepared) -> None:
+        """Write down whom we are about to spawn, the last before there is anything to lose.
+
+        Raises SpawnError: without it a crash would lose the child; metricsd alone is worth that.
+        """
+        name = prepared.process.name
+        self.children.origins[name] = prepared.origin
+        self.journal.note(name)
+        if not self.journal.write() and name != METRICSD:
+            raise SpawnError("cannot write its state down", final=False)
 
     def _identify(self, spawned: Spawned) -> None:
         """Note who a child is: it keeps its pid until we reap it.

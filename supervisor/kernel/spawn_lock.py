@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,11 +55,11 @@ class SpawnLock:
         """Find its inode and device, for who holds it to be looked for; None if nobody does."""
         with socket.socket(socket.AF_UNIX) as other:
             device = os.fstat(other.fileno()).st_dev  # that of all sockets
-        for line in _SOCKETS.read_text(errors="replace").splitlines():
-            words = line.split()
-            if words[4] == _STREAM and words[-1] == f"@{self.name}":
-                return int(words[6]), device
-        return None
+        line = re.compile(rf"\S+: \S+ \S+ \S+ {_STREAM} \S+ +(\d+) @{self.name}")
+        lines = _SOCKETS.read_text(errors="replace").split("\n")
+        inodes = [int(found[1]) for found in map(line.fullmatch, lines) if found]
+        # A line break may stand in a name: whoever has bound such a one may have written a line.
+        return (inodes[0], device) if len(inodes) == 1 else None
 
     def remove(self) -> None:
         """Do nothing: it is gone with whoever had it."""

@@ -105,6 +105,19 @@ def test_no_other_user_can_send_to_it_or_be_taken_for_who_holds_it(tmp_path: Pat
     assert not lock.is_held()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a file is nobody's but ours")
+def test_a_name_with_line_breaks_is_taken_for_no_holder_and_harms_nobody(tmp_path: Path) -> None:
+    lock = kernel.SpawnLock(tmp_path, os.urandom(8).hex())
+    line = f"0: 2 0 0 0001 01 1 @{lock.name}"
+    with socket.socket(socket.AF_UNIX) as other, socket.socket(fileno=lock.take()) as held:
+        found = lock.find()
+        assert found is not None
+        other.bind(f"\0a\n\n{line}\nb")
+        assert lock.find() is None  # one of two, and nobody can know which
+        held.close()
+        assert not lock.is_held()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="a file has no such limit")
 def test_that_no_socket_is_to_be_had_is_no_free_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
