@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from supervisor.admission import Admitted
-    from supervisor.children import Children
+    from supervisor.children import Children, Origin
     from supervisor.config import Config
     from supervisor.fleet import Fleet
     from supervisor.process import Process
@@ -87,6 +87,24 @@ class Journal:
         processes = [process for name in self._noted if (process := self.find(name)) is not None]
         changes: list[dict[str, Any]] = [{"name": name, FORGOTTEN: True} for name in self._gone]
         changes += map(self._build_change, processes)
+        if not self._append(changes):
+            return False
+        for name in self._gone:
+            self._origins.pop(name, None)
+        self._origins |= {each.name: self.members.get(each.name) for each in processes}
+        self._noted, self._gone = {}, {}
+        return True
+
+    def write_intent(self, name: str, origin: Origin) -> bool:
+        """Write down by what one is about to be spawned, who is written down already.
+
+        False, and said, when that cannot be done.
+        """
+        marks = dict(origin.marks)
+        intent = {"nonce": origin.nonce, "marks": marks, "log_start": origin.log_start}
+        return self._append([{"name": name, **intent}])
+
+    def _append(self, changes: list[dict[str, Any]]) -> bool:
         try:
             self.run_dir.append_journal(changes)
         except OSError as error:
@@ -94,10 +112,7 @@ class Journal:
                 log.warning("cannot write to %s: %s", self.run_dir.journal, error)
             self._failed = str(error)
             return False
-        for name in self._gone:
-            self._origins.pop(name, None)
-        self._origins |= {each.name: self.members.get(each.name) for each in processes}
-        self._noted, self._gone, self._failed = {}, {}, ""
+        self._failed = ""
         return True
 
     def _build_change(self, process: Process) -> dict[str, Any]:
@@ -110,8 +125,6 @@ class Journal:
             nonce=origin.nonce if origin and origin.incarnation == process.incarnation else "",
             identity=origin.identity if origin else None,
         )
-        if change["nonce"] and origin and process.pid is None:  # the intent
-            change |= {"marks": dict(origin.marks), "log_start": origin.log_start}
         member = self.members.get(name)
         if name not in self._origins or self._origins[name] is not member or name in self._gone:
             change |= build_origin(process.role, member.spec if member else None)

@@ -80,9 +80,10 @@ class Spawner:
                 ready.append(prepared)
             else:
                 told.append(prepared)
-        self.journal.write()  # who is to come: whoever a crash leaves to come is spawned after it
+        # Who is to come: whoever a crash leaves to come is spawned after it.
+        written = self.journal.write()
         with self.run_dir.hold_journal():
-            told += map(self._spawn, ready)
+            told += [self._spawn(each, written=written) for each in ready]
         for event in told:
             if isinstance(event, Spawned):
                 self._identify(event)
@@ -137,7 +138,7 @@ class Spawner:
             pass_fds=(descriptor,),
         )
 
-    def _spawn(self, prepared: _Prepared) -> Spawned | SpawnFailed:
+    def _spawn(self, prepared: _Prepared, *, written: bool) -> Spawned | SpawnFailed:
         name, incarnation = prepared.process.name, prepared.process.incarnation
         lock = kernel.SpawnLock(self.run_dir.states, prepared.origin.nonce)
         ours: list[int] = []  # until the spawn: then they are the child's alone
@@ -147,7 +148,7 @@ class Spawner:
             output = self._open_log(name)
             ours.append(output)
             prepared.origin.log_start = os.fstat(output).st_size
-            self._write_intent(prepared)
+            self._write_intent(name, prepared.origin, written=written)
             child = spawn.spawn(
                 name,
                 incarnation,
@@ -161,9 +162,7 @@ class Spawner:
             )
         except SpawnError as error:
             lock.remove()
-            # No intent any more: after a crash it would count as one that has ended.
-            prepared.origin.nonce = ""
-            self.journal.note(name)
+            self._take_back(name, prepared.origin)
             return SpawnFailed(name, incarnation, error.reason, error.final)
         finally:
             for descriptor in ours:
@@ -189,16 +188,22 @@ class Spawner:
             reason = f"cannot open {self.run_dir.log(name)}: {error.strerror}"
             raise SpawnError(reason, final=False) from error
 
-    def _write_intent(self, prepared: _Prepared) -> None:
+    def _write_intent(self, name: str, origin: Origin, *, written: bool) -> None:
         """Write down whom we are about to spawn, the last before there is anything to lose.
 
         Raises SpawnError: without it a crash would lose the child; metricsd alone is worth that.
         """
-        name = prepared.process.name
-        self.children.origins[name] = prepared.origin
-        self.journal.note(name)
-        if not self.journal.write() and name != METRICSD:
+        self.children.origins[name] = origin
+        written = self.journal.write_intent(name, origin) and written
+        if not written and name != METRICSD:
             raise SpawnError("cannot write its state down", final=False)
+
+    def _take_back(self, name: str, origin: Origin) -> None:
+        """Have no intent any more: after a crash it would count as one that has ended."""
+        if self.children.origins.get(name) is origin:
+            origin.nonce = ""
+            self.journal.write_intent(name, origin)
+            self.journal.note(name)  # in case that it could not be written
 
     def _identify(self, spawned: Spawned) -> None:
         """Note who a child is: it keeps its pid until we reap it.
