@@ -224,7 +224,7 @@ class RunDir:
         return os.open(self.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def shorten_journal(self) -> None:
-        """Write the journal anew, with one line for each process; raises OSError."""
+        """Write the journal anew, with what is known of each process by now; raises OSError."""
         text = f"\n{json.dumps(list(self._read_journal().values()))}"
         self._replace(self.journal, text)
         self._journal_limit = len(text) + _JOURNAL_GROWS_BYTES
