@@ -6,6 +6,7 @@ its `failures`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -224,6 +225,9 @@ class Storm:
     # -- After it -----------------------------------------------------------------------------
 
     def _settle(self) -> None:
+        with contextlib.suppress(AssertionError):  # who never comes is told of in the end
+            # The last to be started may not have begun yet, and would die of the stop unseen.
+            wait_for(lambda: not self._find_unborn(), timeout_seconds=20)
         document = self.stack.status()
         self._hold_flat("while sessions live, the flat directory holds shards of the living only")
         alive = [one["name"] for one in document["sessions"] if one["target"] == "up"]
@@ -340,11 +344,12 @@ class Storm:
             for ledger in self.ledgers.find_open()
             if ledger.owner not in planned and not self._is_stillborn(ledger.owner)
         ]
-        unborn = [
-            name for name, role in self._lives if role == LEADER and name not in self._crowd.born
-        ]
-        broken += [f"{name} was started, and never was there" for name in unborn]
+        broken += [f"{name} was started, and never was there" for name in self._find_unborn()]
         self.report.hold("no session died but as planned", broken)
+
+    def _find_unborn(self) -> list[str]:
+        born = self._crowd.born
+        return [name for name, role in self._lives if role == LEADER and name not in born]
 
     def _is_stillborn(self, owner: str) -> bool:
         name = owner.partition(".")[0]

@@ -491,6 +491,8 @@ def test_a_foreground_start_adopts_too_and_stops_all_at_ctrl_c(stack: Stack) -> 
     )
     wait_for(answers, what="the new supervisor")
     assert find_pids(stack.status()) == before
+    ticks = stack.read_log("a").count("tick")
+    wait_for(lambda: stack.read_log("a").count("tick") > ticks, what="another tick")
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=20)
     assert running.returncode == 0, err
