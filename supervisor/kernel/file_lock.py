@@ -45,7 +45,7 @@ class SpawnLock:
         return False
 
     def find(self) -> tuple[int, int] | None:
-        """Find its inode and device, for who holds it to be looked for; None if nobody does."""
+        """Find its inode and device, for who holds it to be looked for; None if it is gone."""
         try:
             found = Path(self._path).lstat()
         except FileNotFoundError:
