@@ -18,6 +18,7 @@ from supervisor.drift.facts import Lapse, Plan
 from supervisor.drift.find import find_drift, find_expiry
 from supervisor.look.everything import Look, Looker
 from supervisor.look.snapshot import Memory, Noted, build_snapshot
+from supervisor.trouble import Trouble
 from supervisor.watch import Watch
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Audit:
     _memory: Memory = field(default_factory=Memory)
     _expires_at: float = math.inf
     _stirred: bool = True  # a turn may find something to do, whatever the time
-    _failed: str = ""
+    _trouble: Trouble = field(default_factory=lambda: Trouble("the audit failed, and tries again"))
 
     def __post_init__(self) -> None:
         """Begin with the directory as it is now: any other one is not ours."""
@@ -150,7 +151,7 @@ class Audit:
                 self.review()
             self._stirred = not self._watch.rest(self.stir)
         except Exception as error:  # noqa: BLE001 - what fails here is not the supervision
-            self._complain(error)
+            self._trouble.note(error)
         return None
 
     async def _do(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -159,12 +160,7 @@ class Audit:
             await work()
         except Exception as error:  # noqa: BLE001 - out of threads, say: the next turn may do it
             self._blind = True  # what was touched went with the attempt
-            self._complain(error)
-
-    def _complain(self, error: Exception) -> None:
-        if repr(error) != self._failed:
-            log.warning("the audit failed, and tries again", exc_info=error)
-        self._failed = repr(error)
+            self._trouble.note(error)
 
     def _watch_anew(self) -> Watch:
         self.close()
@@ -201,6 +197,7 @@ class Audit:
                 now,
             )
         await self._end_look()
+        self._trouble.clear()
 
     async def _look_at_files(self) -> None:
         async with self._looking:
@@ -241,7 +238,7 @@ class Audit:
         try:
             self.review()
         except Exception as error:  # noqa: BLE001 - as above
-            self._complain(error)
+            self._trouble.note(error)
         return self.findings
 
     def review(self) -> None:

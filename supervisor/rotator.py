@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import os
 import time
 from dataclasses import dataclass, field
@@ -18,14 +17,13 @@ from supervisor import kernel
 from supervisor.copies import list_shelves
 from supervisor.drift.facts import Obstacle, Unrotatable
 from supervisor.rotation import find_refusal, rotate
+from supervisor.trouble import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, MutableMapping
     from pathlib import Path
 
     from supervisor.config import LogLimits
-
-log = logging.getLogger("ptsup")
 
 # How long to the next look while something is written. Between two looks even a log that was
 # idle at the first of them may grow at any rate.
@@ -62,7 +60,9 @@ class Rotator:
     failed: MutableMapping[str, Unrotatable]
     note_change: Callable[[], None]
     _logs: dict[str, _Log] = field(default_factory=dict)
-    _broken: str = ""
+    _trouble: Trouble = field(
+        default_factory=lambda: Trouble("the rotation of logs failed, and is tried again")
+    )
 
     async def run(self) -> None:
         """Keep all logs within their limits for ever; that this fails ends no supervision."""
@@ -70,13 +70,8 @@ class Rotator:
             try:
                 await self._keep()
             except Exception as error:  # noqa: BLE001 - out of threads, say: later it may do
-                self._complain(error)
+                self._trouble.note(error)
             await asyncio.sleep(_RETRY_SECONDS)
-
-    def _complain(self, error: Exception) -> None:
-        if repr(error) != self._broken:
-            log.warning("the rotation of logs failed, and is tried again", exc_info=error)
-        self._broken = repr(error)
 
     async def _keep(self) -> None:
         watch = kernel.watch_changes()
@@ -84,6 +79,7 @@ class Rotator:
             await self._settle()
             while True:
                 pause = await self._look()
+                self._trouble.clear()
                 if pause is None and watch is not None and watch.arm(self.directory):
                     pause = await self._look()  # what was written before it was armed
                     if pause is None:

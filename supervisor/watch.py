@@ -8,7 +8,6 @@ moment, so where the kernel can tell whether anything has changed, nobody is ask
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from dataclasses import dataclass, field
@@ -16,14 +15,13 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final
 
 from supervisor import kernel
+from supervisor.trouble import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from watchfiles._rust_notify import RustNotify
-
-log = logging.getLogger("ptsup")
 
 # watchfiles waits for events to calm down unless it is told that it has waited long enough.
 _DEBOUNCE_MS: Final = 1
@@ -54,7 +52,9 @@ class Watch:
     _ask_until: float = 0.0
     _resting_in: asyncio.AbstractEventLoop | None = None
     _watched: dict[Path, tuple[int, int]] = field(default_factory=dict)
-    _failed: str = ""
+    _trouble: Trouble = field(
+        default_factory=lambda: Trouble("cannot watch for file events, the audit looks in its turn")
+    )
 
     def take(self) -> frozenset[str] | None:
         """Take what has been touched since the last time, by path; None when that is unknown."""
@@ -132,21 +132,16 @@ class Watch:
         try:
             self._notify = RustNotify(paths, False, False, 0, False, True)  # noqa: FBT003  its own way
         except UnicodeError:
-            self._complain("not every path is UTF-8")
+            self._trouble.say("not every path is UTF-8")
         except (OSError, RuntimeError) as error:
-            self._complain(str(error))
+            self._trouble.say(str(error))
         else:
-            self._complain("")
+            self._trouble.clear()
             # What is not there cannot tell that it has come.
             if len(self._watched) == len(self.paths):
                 self._changes = kernel.watch_changes()
                 if self._changes is not None:
                     self._arm_changes(self._changes)
-
-    def _complain(self, reason: str) -> None:
-        if reason and reason != self._failed:
-            log.warning("cannot watch for file events, the audit looks in its turn: %s", reason)
-        self._failed = reason
 
     def close(self) -> None:
         """Watch no more."""

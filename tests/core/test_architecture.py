@@ -76,7 +76,7 @@ supervisor.kernel.spawn_lock  shell
 supervisor.copies         shell  kernel
 supervisor.logs           shell  copies telemetry.plain
 supervisor.rotation       shell  copies kernel
-supervisor.rotator        shell  copies drift.facts kernel rotation
+supervisor.rotator        shell  copies drift.facts kernel rotation trouble
 supervisor.spawn          shell  errors kernel
 supervisor.port           shell  errors telemetry.listen
 supervisor.records        pure   config.keys telemetry.masking
@@ -94,7 +94,8 @@ supervisor.kept           shell
 supervisor.pulse          shell  kernel
 supervisor.probe          shell  config events kept process pulse telemetry.mode
 supervisor.rounds         shell
-supervisor.watch          shell  kernel
+supervisor.trouble        shell
+supervisor.watch          shell  kernel trouble
 supervisor.look           pure
 supervisor.look.health    pure
 supervisor.look.directory  shell  drift.facts telemetry.shards
@@ -105,7 +106,8 @@ supervisor.look.values    shell  telemetry.shards
 supervisor.look.everything  shell  config.toml look.directory look.processes look.sockets
                                  look.values
 supervisor.look.snapshot  shell  drift.facts look.health
-supervisor.audit          shell  drift drift.facts drift.find look.everything look.snapshot watch
+supervisor.audit          shell  drift drift.facts drift.find look.everything look.snapshot trouble
+                                 watch
 supervisor.crew           shell  adoptee config config.marks config.values drift.facts environ
                                  look.processes process telemetry.mode
 supervisor.readiness      shell  config.values events probe

@@ -146,15 +146,20 @@ def test_an_audit_that_fails_says_so_once_and_goes_on(
             asyncio.run(work)
 
     scene.audit.find_crew = fail
+    said = "the audit failed, and tries again: [Errno 24] Too many open files"
     for _ in range(3):
         scene.audit._look_at = float("-inf")
         turn()
-    assert len([line for line in caplog.messages if "the audit failed" in line]) == 1
+    assert caplog.messages == [said]
     scene.audit.find_crew = Crew
     (scene.audit.directory / "notes").touch()
     scene.audit._look_at = float("-inf")
     turn()
     assert scene.kinds == ["unexpected-file"]
+    scene.audit.find_crew = fail
+    scene.audit._look_at = float("-inf")
+    turn()
+    assert caplog.messages.count(said) == 2  # it was well meanwhile
     scene.audit.close()
 
 

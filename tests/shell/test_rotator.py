@@ -190,4 +190,25 @@ def test_a_rotator_that_fails_says_so_once_and_goes_on(
         await bench.wait_for(lambda: bool(list_copies(bench.log)))
 
     bench.rotate_during(story())
-    assert ["tried again" in record.getMessage() for record in caplog.records] == [True]
+    said = "the rotation of logs failed, and is tried again: can't start new thread"
+    assert caplog.messages == [said]
+
+
+def test_a_rotator_that_fails_again_says_so_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(tmp_path)
+    looks = itertools.count()
+
+    def find_logs() -> dict[str, LogLimits]:
+        if next(looks) % 3 == 0:  # well in between
+            raise OSError(24, "Too many open files")
+        return {"a": LIMITS}
+
+    bench.find_logs = find_logs
+    bench.log.write_bytes(b"x\n")
+
+    async def story() -> None:
+        await bench.wait_for(lambda: len(caplog.messages) > 1)
+
+    bench.rotate_during(story())
