@@ -6,6 +6,7 @@ system has in its place) that was held against the recorded identity first.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
 import time
@@ -141,15 +142,27 @@ class Adoptee:
         numbers = [number]
         if number != signal.SIGKILL:  # one that is stopped would not notice
             numbers.append(signal.SIGCONT)
-        remains = self.find_remains()
-        reached: dict[int, str] = {}
+        try:
+            remains = self.find_remains()
+        except OSError:  # out of descriptors: who was there when it was last looked at
+            remains = set(self._known)
+        heard: dict[int, str] = {}
         for each in numbers:
-            if self._watch is not None and self._watch.signal_group(each):
+            heard |= self._signal(remains, each)
+        self._told = Told(number, heard)
+
+    def _signal(self, remains: Iterable[int], number: int) -> dict[int, str]:
+        """Signal its group at once, where that can be done, and the others; say who heard it."""
+        heard: dict[int, str] = {}
+        if self._watch is not None and self._watch.signal_group(number):
+            with contextlib.suppress(OSError):
                 members = set(self._find_members())
-                reached = {p: i for p, i in self._known.items() if p in members}
-            for pid in remains & self._known.keys() - reached.keys():
-                kernel.signal_process(pid, self._known[pid], each)
-        self._told = Told(number, dict(self._known))
+                heard = {pid: it for pid, it in self._known.items() if pid in members}
+        for pid in set(remains) & self._known.keys() - heard.keys():
+            with contextlib.suppress(OSError):  # out of descriptors: it is told when it is found
+                kernel.signal_process(pid, self._known[pid], number)
+                heard[pid] = self._known[pid]
+        return heard
 
     def catch_up(self) -> None:
         """Signal who has come since: forked by one that was dying, or orphaned by its end."""
@@ -161,7 +174,9 @@ class Adoptee:
         self.census.groups.discard(self.pid)
         self.census.nonces.discard(self.nonce)
         if self._watch is not None:
-            if self._watch.pins():  # a zombie still: ours to reap, if it became our child after all
-                reap_stranger(self.pid)
+            # Out of descriptors nobody knows; a stranger that became our child is reaped anyway.
+            with contextlib.suppress(OSError):
+                if self._watch.pins():  # a zombie still: ours to reap, if it became our child
+                    reap_stranger(self.pid)
             self._watch.close()
             self._watch = None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from supervisor import kernel, spawn
 from supervisor.adoptee import Adoptee, Census
+from supervisor.descriptors import Reserve
 from supervisor.events import Claimed, ClaimFailed, Exited, GroupGone
 from supervisor.lifecycle import CLAIM_TRIES
 from supervisor.remains import Remains
@@ -42,6 +43,7 @@ class Deaths:
     claims: Claims
     hint: Callable[[], None]
     census: Census = field(default_factory=Census)
+    reserve: Reserve = field(default_factory=Reserve)
     remains: Remains = field(init=False)
     _dead: set[str] = field(default_factory=set)  # zombies, peeked at and not reaped yet
     _settling: set[str] = field(default_factory=set)  # adopted and dead: how may yet be told
@@ -54,6 +56,7 @@ class Deaths:
 
     def begin(self) -> None:
         """Have orphans become our children, before there is anybody to leave one."""
+        self.reserve.fill()
         self.remains.spared = kernel.find_children()  # of a shell that became us by exec
         kernel.become_subreaper()
 
@@ -81,7 +84,13 @@ class Deaths:
 
     def find_exits(self) -> list[Exited | GroupGone]:
         """Peek at every child, and at what is left of the dead; raises OSError."""
-        any_dead, self._doubted = self._doubted or kernel.has_dead_child(), False
+        with self.reserve.at_hand():
+            exits = self._find_exits()
+        self._doubted = False
+        return exits
+
+    def _find_exits(self) -> list[Exited | GroupGone]:
+        any_dead = self._doubted or kernel.has_dead_child()
         fresh = {
             child.name: found
             for child in self.children.present.values()
@@ -139,15 +148,17 @@ class Deaths:
     def signal(self, name: str, number: int) -> None:
         """Signal whatever is left of a child."""
         child = self.children.present[name]
-        if isinstance(child, Adoptee):
-            child.signal_group(number)
-        else:
-            self.remains.signal(child, number)
+        with self.reserve.at_hand():
+            if isinstance(child, Adoptee):
+                child.signal_group(number)
+            else:
+                self.remains.signal(child, number)
 
     def claim(self, name: str, incarnation: int, pid: int) -> Claimed | ClaimFailed:
         """Claim the shards of one that is dead, and of whose group nobody is left."""
         pinned = not isinstance(self.children.present[name], Adoptee)
-        reason = self.claims.claim(name, pid, pinned=pinned)
+        with self.reserve.at_hand():
+            reason = self.claims.claim(name, pid, pinned=pinned)
         if reason is None:
             return Claimed(name, incarnation)
         return ClaimFailed(name, incarnation, reason)
@@ -183,7 +194,9 @@ class Deaths:
     def _claim_stranger(self, pid: int) -> bool:
         """Claim an orphan's shards; false while that is to be tried again, at the next look."""
         failures = self._strangers.pop(pid, 0)
-        if self.claims.claim("an orphan", pid) is None or failures + 1 >= CLAIM_TRIES:
+        with self.reserve.at_hand():
+            claimed = self.claims.claim("an orphan", pid) is None
+        if claimed or failures + 1 >= CLAIM_TRIES:
             return True
         self._strangers[pid] = failures + 1
         return False

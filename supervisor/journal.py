@@ -17,6 +17,7 @@ from supervisor.config.diff import build_stack_settings
 from supervisor.errors import PtsupError
 from supervisor.process import State
 from supervisor.records import FORGOTTEN, build_origin, build_state
+from supervisor.trouble import Trouble
 from supervisor.words import describe, is_news, render_process
 from telemetry.log_lines import Lines
 
@@ -46,10 +47,11 @@ class Journal:
     _gone: dict[str, None] = field(default_factory=dict)
     _origins: dict[str, Admitted | None] = field(default_factory=dict)  # as written down last
     _last_number: int = 0
-    _failed: str = ""
+    _trouble: Trouble = field(init=False)
 
     def __post_init__(self) -> None:
         """Go on counting."""
+        self._trouble = Trouble(f"cannot write to {self.run_dir.journal}")
         self._last_number = max(self.numbers.values(), default=0)
 
     def note(self, name: str) -> None:
@@ -108,11 +110,9 @@ class Journal:
         try:
             self.run_dir.append_journal(changes)
         except OSError as error:
-            if str(error) != self._failed:
-                log.warning("cannot write to %s: %s", self.run_dir.journal, error)
-            self._failed = str(error)
+            self._trouble.note(error)
             return False
-        self._failed = ""
+        self._trouble.clear()
         return True
 
     def _build_change(self, process: Process) -> dict[str, Any]:
@@ -139,20 +139,20 @@ class Journal:
 
     def write_own(self, config: Config) -> None:
         """Write down ourselves; raises PtsupError."""
-        state = {
-            "pid": os.getpid(),
-            "identity": kernel.read_identity(os.getpid()),
-            # In it is, for a moment, whoever was just forked.
-            "session": os.getsid(0),
-            "version": supervisor.__version__,
-            "host": config.host,
-            "port": config.port,
-            "multiproc_dir": str(config.multiproc_dir),
-            "denied": list(config.denied),
-            "file": None if config.file is None else str(config.file),
-            "settings": build_stack_settings(config),
-        }
         try:
+            state = {
+                "pid": os.getpid(),
+                "identity": kernel.read_identity(os.getpid()),
+                # In it is, for a moment, whoever was just forked.
+                "session": os.getsid(0),
+                "version": supervisor.__version__,
+                "host": config.host,
+                "port": config.port,
+                "multiproc_dir": str(config.multiproc_dir),
+                "denied": list(config.denied),
+                "file": None if config.file is None else str(config.file),
+                "settings": build_stack_settings(config),
+            }
             self.run_dir.write_own(state)
         except OSError as error:
             raise PtsupError(

@@ -31,8 +31,10 @@ from supervisor.events import (
     Claim,
     Drain,
     Event,
+    Exited,
     Finish,
     Forget,
+    GroupGone,
     KillAll,
     ProcessEvent,
     Reap,
@@ -60,6 +62,7 @@ from supervisor.rounds import Rounds
 from supervisor.spawner import Spawner
 from supervisor.step import build_fleet, step
 from supervisor.tasks import Tasks
+from supervisor.trouble import Trouble
 from supervisor.waiters import Waiters
 from supervisor.words import render_exit
 from telemetry.clearing import clear_and_say
@@ -125,6 +128,7 @@ class Loop:
     _changed: bool = False
     _waiters: Waiters = field(default_factory=Waiters)
     _tasks: Tasks = field(init=False)
+    _trouble: Trouble = field(default_factory=lambda: Trouble("cannot look for exits"))
 
     def __post_init__(self) -> None:
         """Begin with metricsd and whatever a former supervisor left; sessions are added.
@@ -197,6 +201,7 @@ class Loop:
         self.rounds.every(LOOK_ANYWAY_SECONDS, self.deaths.look_anyway)
         self.rounds.every(DOUBT_SECONDS, self.deaths.doubt)
         self.rounds.every(SWEEP_SECONDS, self.claims.sweep_in_turn)
+        self.rounds.every(LOOK_ANYWAY_SECONDS, self._write_down)  # what could not be at its time
 
     # -- From the first to the last turn --------------------------------------------------------
 
@@ -266,13 +271,19 @@ class Loop:
         self._inbox.clear()
         if self._look or self.deaths.waiting:
             self._look = False
-            try:
-                if exits := self.deaths.find_exits():
-                    events.append(Batch(tuple(exits)))
-                self.deaths.reap_strangers()
-            except OSError as error:  # out of descriptors, say: nothing is lost by looking later
-                log.warning("cannot look for exits: %s", error)
+            if exits := self._find_exits():
+                events.append(Batch(tuple(exits)))
         return [*events, Tick()]
+
+    def _find_exits(self) -> list[Exited | GroupGone]:
+        try:
+            exits = self.deaths.find_exits()
+            self.deaths.reap_strangers()
+        except OSError as error:  # out of descriptors, say: nothing is lost by looking later
+            self._trouble.note(error)
+            return []
+        self._trouble.clear()
+        return exits
 
     def _find_timeout_seconds(self) -> float | None:
         timeouts = [LOOK_AGAIN_SECONDS] if self.deaths.waiting else []
@@ -287,9 +298,11 @@ class Loop:
 
     def take(self, event: Event) -> None:
         """Take an event at once: when this returns, what could be done about it is done."""
-        self._take(event)
-        self._write_down()
-        self._wakeup.set()  # the loop may be waiting for a deadline that is no longer the first
+        try:
+            self._take(event)
+            self._write_down()
+        finally:
+            self._wakeup.set()  # the loop may wait for a deadline that is no longer the first
 
     def _take(self, *events: Event) -> None:
         """Take events, and what is fed back by what they lead to; only spawns are left to do."""
@@ -338,6 +351,7 @@ class Loop:
 
     def _write_down(self) -> None:
         if self.fleet.phase is not Phase.ENDED:  # all of it is cleaned away then
+            self.spawner.identify()
             self.journal.write()
 
     def _beat(self, now: float) -> None:
@@ -484,6 +498,7 @@ class Loop:
 
     def _clean(self) -> None:
         """Leave nothing behind: the port, the shards (unless kept), the state."""
+        self.deaths.reserve.spend()  # there is nothing more to keep it for
         for _ in self.deaths.end_escaped():
             time.sleep(LOOK_AGAIN_SECONDS)  # nothing else runs any more, so this may wait
         self.listener.close()

@@ -95,12 +95,12 @@ def find_former(run_dir: RunDir, states: Mapping[str, Mapping[str, Any]]) -> tup
     intents = [each for each in former if not each.at_rest and "pid" not in each.record]
     try:
         leaders = _find_unrecorded(intents, run_dir, session)
-    except OSError as error:  # no socket is to be had, say
+        return tuple(_identify_former(each, leaders.get(each.name)) for each in former)
+    except OSError as error:  # no descriptor is to be had, say
         raise SupervisorDeadError(
             f"cannot see who of its last spawns lives: {error.strerror}",
             "nothing was changed: try again",
         ) from None
-    return tuple(_identify_former(each, leaders.get(each.name)) for each in former)
 
 
 def _find_session(states: Mapping[str, Mapping[str, Any]]) -> int | None:

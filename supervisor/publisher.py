@@ -55,15 +55,12 @@ class Publisher:
         fleet = self.find_fleet()
         if fleet.phase is Phase.ENDED:  # it is cleaned away already
             return
-        text = render_exposition(
-            fleet,
-            self.find_findings(),
-            pid=os.getpid(),
-            identity=kernel.read_identity(os.getpid()) or "unknown",
-        )
-        if text == self._published:
-            return
+        findings = self.find_findings()
         try:
+            identity = kernel.read_identity(os.getpid()) or "unknown"
+            text = render_exposition(fleet, findings, pid=os.getpid(), identity=identity)
+            if text == self._published:
+                return
             self.run_dir.write_metrics(text)
         except OSError as error:
             if not self._failed:

@@ -6,6 +6,7 @@ else is signalled as the process it was found to be, never by a bare number.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from dataclasses import dataclass, field
@@ -86,12 +87,19 @@ class Remains:
 
     def signal(self, child: Child, number: int) -> None:
         """Signal the group and who left it; who is found later is sent the same by `find`."""
-        group = self._list_group(child.pid) if number != signal.SIGKILL else ()
+        try:
+            group = self._list_group(child.pid) if number != signal.SIGKILL else ()
+        except OSError:
+            group = ()
         signal_group(child, number)
-        escaped = _identify(self._list_escaped(self.children.find_nonce(child.name)))
-        # Whoever has heard it is not told twice, which may mean something else.
-        self._told[child.name] = Told(number, {**_identify(group), **escaped})
-        tell(escaped, number)
+        # Whoever has heard it is not told twice, which may mean something else. But without
+        # descriptors nobody can be looked at, and twice is better than not at all.
+        heard: dict[int, str] = {}
+        with contextlib.suppress(OSError):
+            escaped = _identify(self._list_escaped(self.children.find_nonce(child.name)))
+            tell(escaped, number)
+            heard = {**_identify(group), **escaped}
+        self._told[child.name] = Told(number, heard)
 
     def _list_escaped(self, nonce: str) -> set[int]:
         """Find who left a group, from a look at all that is fresh enough for a stop of all."""

@@ -6,6 +6,8 @@ Only this user (and root) is answered, and no client costs another one its answe
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
 import resource
 import select
@@ -22,10 +24,11 @@ from supervisor.control import (
 )
 from supervisor.errors import PtsupError
 from supervisor.fleet import Phase
+from supervisor.trouble import Trouble
 from supervisor.verbs import Verbs
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterator
 
     from supervisor.loop import Loop
 
@@ -44,6 +47,8 @@ _BLOCK: Final = 1 << 16
 _CLIENTS_ANYWAY: Final = 8
 # asyncio takes in so many connections before one of them is served, so before it can be refused.
 _ACCEPTED_AT_ONCE: Final = 4
+# No descriptor, or no memory for one: it is tried again by itself, once a second.
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 @dataclass(slots=True)
@@ -55,6 +60,7 @@ class Server:
     _finishing: list[asyncio.StreamWriter] = field(default_factory=list)
     _clients: set[asyncio.StreamWriter] = field(default_factory=set)
     _server: asyncio.Server | None = None
+    _trouble: Trouble = field(default_factory=lambda: Trouble("cannot accept clients"))
 
     def __post_init__(self) -> None:
         """Answer for this loop."""
@@ -72,6 +78,16 @@ class Server:
             self._serve, sock=sock, limit=LINE_LIMIT_BYTES, backlog=_ACCEPTED_AT_ONCE
         )
         sock.listen(socket.SOMAXCONN)
+        asyncio.get_running_loop().set_exception_handler(self._note_error)
+
+    def _note_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Note what went wrong in the event loop; that it cannot accept, it says without end."""
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+            self._trouble.note(error)
+            self.loop.deaths.reserve.spend()  # for one client: a stop, say
+        else:
+            loop.default_exception_handler(context)
 
     async def close(self) -> None:
         """Answer whoever waits for the end, and listen no more."""
@@ -89,6 +105,7 @@ class Server:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection: socket.socket = writer.get_extra_info("socket")
+        self._trouble.clear()
         self._clients.add(writer)
         try:
             _check_peer(connection)
@@ -99,10 +116,12 @@ class Server:
                 return
             request = parse_request(line)
             if request.verb == "stop" and not request.parameters.get("names"):
-                self.verbs.stop_all(request.parameters)
+                with _answering(request.verb):
+                    self.verbs.stop_all(request.parameters)
                 self._finishing.append(writer)
                 return
-            answer = await _while_connected(reader, connection, self.verbs.answer(request))
+            with _answering(request.verb):
+                answer = await _while_connected(reader, connection, self.verbs.answer(request))
             if answer is not None:
                 await _send(writer, render_result(answer))
         except PtsupError as error:
@@ -117,12 +136,22 @@ class Server:
             if writer not in self._finishing:
                 writer.close()
                 self._clients.discard(writer)
+            self.loop.deaths.reserve.fill()
 
     def _check_room(self) -> None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         room = min(_CLIENTS_AT_MOST, soft - _RESERVED)
         if len(self._clients) > max(_CLIENTS_ANYWAY, room):
             raise PtsupError("too many clients at once", "end some of them, or try again")
+
+
+@contextlib.contextmanager
+def _answering(verb: str) -> Iterator[None]:
+    """Have what the system refuses be an answer, too: the client is still there to hear it."""
+    try:
+        yield
+    except OSError as error:
+        raise PtsupError(f"cannot {verb}: {error.strerror or repr(error)}") from error
 
 
 def _check_peer(connection: socket.socket) -> None:

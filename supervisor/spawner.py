@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -64,6 +64,7 @@ class Spawner:
     children: Children
     journal: Journal
     descriptors: int | None  # what a session may have open, where we may more
+    _nameless: list[Spawned] = field(default_factory=list)
 
     def spawn(self, processes: Sequence[Process]) -> list[Spawned | SpawnFailed]:
         """Spawn these incarnations, which the fleet has asked for.
@@ -84,10 +85,28 @@ class Spawner:
         written = self.journal.write()
         with self.run_dir.hold_journal():
             told += [self._spawn(each, written=written) for each in ready]
-        for event in told:
-            if isinstance(event, Spawned):
-                self._identify(event)
+        self._nameless += [event for event in told if isinstance(event, Spawned)]
+        self.identify()
         return told
+
+    def identify(self) -> None:
+        """Note who the last to be spawned are: each keeps its pid until we reap it.
+
+        Not at once after its spawn: whoever asks then waits until it has become its program.
+        Who cannot be looked at now, as without descriptors, is at the next call.
+        """
+        nameless, self._nameless = self._nameless, []
+        for spawned in nameless:
+            child = self.children.present.get(spawned.name)
+            if child is None or child.pid != spawned.pid:
+                continue
+            try:
+                identity = kernel.read_identity(spawned.pid)
+            except OSError:
+                self._nameless.append(spawned)
+            else:
+                self.children.origins[spawned.name].identity = identity
+                self.journal.note(spawned.name)
 
     def _prepare(self, process: Process) -> _Prepared | SpawnFailed:
         nonce = secrets.token_hex(8)
@@ -204,10 +223,3 @@ class Spawner:
             origin.nonce = ""
             self.journal.write_intent(name, origin)
             self.journal.note(name)  # in case that it could not be written
-
-    def _identify(self, spawned: Spawned) -> None:
-        """Note who a child is: it keeps its pid until we reap it.
-
-        Not at once after its spawn: whoever asks then waits until it has become its program.
-        """
-        self.children.origins[spawned.name].identity = kernel.read_identity(spawned.pid)

@@ -123,8 +123,14 @@ class SupervisorPart:
 
     def read(self) -> list[Metric] | None:
         """Give the supervisor's families while it lives, the same list until it writes anew."""
-        alive = self._is_current() and read_identity(self._writer[0]) == self._writer[1]
-        return self._metrics if alive else None
+        return self._metrics if self._is_current() and self._is_alive() else None
+
+    def _is_alive(self) -> bool:
+        pid, identity = self._writer
+        try:
+            return read_identity(pid) == identity
+        except OSError:  # nobody can be looked at now; it lived when it last could
+            return True
 
     def _is_current(self) -> bool:
         """Read the file if it is another than before; False when there is none to be believed."""

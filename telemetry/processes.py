@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _PROC: Final = Path("/proc")
 _DEAD: Final = frozenset("ZX")  # zombie, or in its very last moment
 _ENVIRON_BYTES: Final = 1 << 15  # most are read at once
+# It is gone, or another user's (hidepid).
+_NOT_TO_BE_SEEN: Final = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
 def is_alive(pid: int) -> bool:
@@ -67,7 +69,8 @@ if sys.platform == "linux":
     def read_stat(pid: int) -> list[str] | None:
         """Read /proc/PID/stat from its third field on (proc(5)): state, parent, group and so on.
 
-        None when the process is gone, or (hidepid) not ours to see.
+        None when the process is gone, or (hidepid) not ours to see; raises OSError where nobody
+        can be looked at, as without descriptors.
         """
         text = _read(pid, "stat")
         # The second field is the program's name in parentheses, and may hold anything.
@@ -77,7 +80,7 @@ if sys.platform == "linux":
         # Everybody is looked at when somebody dies, so this has to be quick.
         try:
             descriptor = os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        except _NOT_TO_BE_SEEN:
             return None
         try:
             return os.read(descriptor, 4096)  # all of it: some 400 bytes
@@ -94,14 +97,17 @@ if sys.platform == "linux":
         """Tell this process from any other that had or will have its pid; None when it is dead.
 
         The start in clock ticks since boot, and the boot: neither moves with the wall clock.
-        One word, without blanks.
+        One word, without blanks. Raises OSError where nobody can be looked at.
         """
         stat = read_stat(pid)
         return None if stat is None or is_dead(stat) else f"{stat[19]}@{_read_boot()}"
 
     def read_usage(pid: int) -> tuple[float, int] | None:
         """Read what a process used: CPU seconds since its start, bytes of memory now."""
-        stat, sizes = read_stat(pid), _read(pid, "statm")
+        try:
+            stat, sizes = read_stat(pid), _read(pid, "statm")
+        except OSError:
+            return None
         if stat is None or sizes is None:
             return None
         ticks = int(stat[11]) + int(stat[12])
@@ -110,11 +116,14 @@ if sys.platform == "linux":
         return ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE")
 
     def read_environ(pid: int) -> bytes:
-        """Read the environment a process had at its start, as it lies there; b"" for nothing."""
+        """Read the environment a process had at its start, as it lies there; b"" for nothing.
+
+        Raises OSError where nobody can be looked at.
+        """
         # Not as a file object: everybody's is read in one look.
         try:
             descriptor = os.open(f"/proc/{pid}/environ", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
+        except _NOT_TO_BE_SEEN:
             return b""
         try:
             environ = block = os.read(descriptor, _ENVIRON_BYTES)
@@ -173,7 +182,10 @@ if sys.platform == "linux":
             )
 
     def _is_zombie(pid: int) -> bool:
-        stat = read_stat(pid)
+        try:
+            stat = read_stat(pid)
+        except OSError:
+            return False
         return stat is not None and is_dead(stat)
 
     @cache

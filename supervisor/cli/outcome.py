@@ -51,6 +51,10 @@ def _run(command: click.Command, name: str) -> Any:
         return _fail(UsageError(error.format_message(), hint))
     except (KeyboardInterrupt, click.exceptions.Abort):
         return _fail(PtsupError("interrupted"), 130)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # descriptors, memory or room on a disk ran out
+        return _fail(PtsupError(f"cannot go on: {error}"))
 
 
 def _fail(error: PtsupError, code: int | None = None) -> int:

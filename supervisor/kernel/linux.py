@@ -14,6 +14,7 @@ import signal
 import struct
 from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +31,7 @@ SUBREAPS: Final = True
 POLLS_SELECTORS: Final = True
 _PR_SET_CHILD_SUBREAPER: Final = 36  # prctl(2)
 _PROC: Final = Path("/proc")
+_BLOCK_BYTES: Final = 1 << 16
 
 # pidfd_send_signal(2), Linux 6.9: to everybody in the group that the process leads or led.
 _PIDFD_SIGNAL_PROCESS_GROUP: Final = 1 << 2
@@ -78,13 +80,27 @@ def has_dead_child() -> bool:
 
 
 def find_children() -> set[int]:
-    """List our own children, zombies included."""
+    """List our own children, zombies included.
+
+    Once it was asked, it needs no further descriptor: what ends and reaps goes on without any.
+    """
     own = os.getpid()
-    try:
-        with open(f"/proc/self/task/{own}/children", "rb", buffering=0) as file:  # noqa: PTH123
-            return set(map(int, file.read().split()))
-    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+    listing = _open_children(own)
+    if listing is None:  # a kernel without CONFIG_PROC_CHILDREN
         return {pid for pid, fields in _scan() if int(fields[1]) == own}
+    children = b""
+    while block := os.pread(listing, _BLOCK_BYTES, len(children)):
+        children += block
+    return set(map(int, children.split()))
+
+
+@cache
+def _open_children(own: int) -> int | None:
+    # By pid: what a fork inherits lists the children of its parent.
+    try:
+        return os.open(f"/proc/self/task/{own}/children", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
 
 
 def find_members(groups: Collection[int], known: Collection[int] = ()) -> dict[int, set[int]]:
@@ -202,11 +218,14 @@ def watch_exit(pid: int, identity: str) -> ExitWatch | None:
     except ProcessLookupError:
         return None
     watch = ExitWatch(pid, identity, descriptor)
-    # Looked at with the pidfd open: from here on it cannot become another process.
-    if watch.pins():
-        return watch
-    watch.close()
-    return None
+    pins = False
+    try:
+        # Looked at with the pidfd open: from here on it cannot become another process.
+        pins = watch.pins()
+    finally:
+        if not pins:
+            watch.close()
+    return watch if pins else None
 
 
 def read_listener_pid(connection: socket.socket) -> int:

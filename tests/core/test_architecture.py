@@ -114,25 +114,25 @@ supervisor.readiness      shell  config.values events probe
 supervisor.confine        shell
 supervisor.config_file    shell  config.toml errors
 supervisor.children       shell  kernel
-supervisor.journal        shell  config.diff errors kernel process records supervisor words
+supervisor.journal        shell  config.diff errors kernel process records supervisor trouble words
                                  telemetry.log_lines
 supervisor.waiters        shell
 supervisor.tasks          shell
 supervisor.publisher      shell  exposition fleet kernel
 supervisor.spawner        shell  supervisor admission children config config.marks environ errors
                                  events kernel spawn
-supervisor.deaths         shell  adoptee events kernel lifecycle remains spawn
+supervisor.deaths         shell  adoptee descriptors events kernel lifecycle remains spawn
 supervisor.adopt          shell  adoptee adoption children config events kernel
 supervisor.loop           shell  adopt adoption audit children claims config crew deaths errors
                                  events fleet journal logs look.everything probe process publisher
-                                 readiness rotator rounds spawner step tasks waiters words
+                                 readiness rotator rounds spawner step tasks trouble waiters words
                                  telemetry.clearing telemetry.mode
 supervisor.reload         shell  admission config config.diff config.flags config.values config_file
                                  crew environ errors events fleet process words
 supervisor.verbs          shell  admission config.documents config.order config.values drift environ
                                  errors events fleet kernel logs observe process reload status
                                  supervisor words
-supervisor.serve          shell  control errors fleet kernel verbs
+supervisor.serve          shell  control errors fleet kernel trouble verbs
 supervisor.orphans        shell  adoption client config config.keys dead_status errors kernel
                                  observe told telemetry.clearing
 supervisor.takeover       shell  admission adoption client config config.marks drift.facts environ
