@@ -31,7 +31,7 @@ def make_room(watched: int) -> int | None:
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = watched + _BESIDE
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
+    if soft == resource.RLIM_INFINITY or soft >= (wanted if watched else _LEAST):
         return None
     if hard != resource.RLIM_INFINITY:
         if hard < watched + _LEAST:

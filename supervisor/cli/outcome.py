@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 
 from supervisor.errors import PtsupError, UsageError
 from telemetry.plain import escape
+
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 def run(command: click.Command, name: str) -> NoReturn:
@@ -51,10 +54,10 @@ def _run(command: click.Command, name: str) -> Any:
         return _fail(UsageError(error.format_message(), hint))
     except (KeyboardInterrupt, click.exceptions.Abort):
         return _fail(PtsupError("interrupted"), 130)
-    except BrokenPipeError:
-        raise
-    except OSError as error:  # descriptors, memory or room on a disk ran out
-        return _fail(PtsupError(f"cannot go on: {error}"))
+    except OSError as error:
+        if error.errno not in _EXHAUSTED:
+            raise  # of our own output
+        return _fail(PtsupError(f"cannot go on: {error.strerror}", "see `ulimit -a`"))
 
 
 def _fail(error: PtsupError, code: int | None = None) -> int:

@@ -165,6 +165,24 @@ def test_a_full_output_is_no_traceback(stack: Stack) -> None:
         assert (done.returncode, done.stderr) == (1, ""), command
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+def test_too_few_descriptors_are_said_and_more_are_taken_where_that_may_be(stack: Stack) -> None:
+    done = shell(stack, f"ulimit -n 20 && ptsup start -d --port {stack.port}")
+    assert (done.returncode, done.stderr.splitlines()) == (
+        1,
+        [
+            "ptsup: cannot start: only 20 files may be open",
+            "  hint: have more: `ulimit -n 128`",
+        ],
+    )
+    start = f"ptsup start -d --port {stack.port} -s 'a=sh -c \"ulimit -Sn; exec sleep 600\"'"
+    assert shell(stack, f"ulimit -Sn 20 && {start}").returncode == 0
+    stack.wait_for_log("a", "20\n")
+    supervisor = stack.status()["supervisor"]["pid"]
+    assert resource.prlimit(supervisor, resource.RLIMIT_NOFILE)[0] == 128
+    assert stack.status()["drift"] == []
+
+
 def test_an_output_nobody_reads_does_not_keep_a_stopped_start_alive(stack: Stack) -> None:
     running = stack.popen("start", "--port", str(stack.port), "-s", "noisy=yes")
     log = stack.run_dir / "logs" / "noisy.log"

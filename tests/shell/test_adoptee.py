@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import psutil
 import pytest
 
+from shortage import without_descriptors
 from supervisor import kernel
 from supervisor.adoptee import Adoptee, Census
 from supervisor.children import Children
@@ -164,6 +165,15 @@ def test_a_stranger_with_the_number_of_its_group_is_not_touched() -> None:
         adoptee.signal_group(signal.SIGKILL)
         assert stranger.poll() is None
         stranger.kill()
+
+
+@LINUX_ONLY
+def test_a_group_is_signalled_without_descriptors(spawn: Callable[..., Adoptee]) -> None:
+    adoptee = spawn("sh", "-c", "sleep 600 & exec sleep 601")
+    wait_for(lambda: len(adoptee.find_remains()) == 2, what="both of them")
+    with without_descriptors():
+        adoptee.signal_group(signal.SIGTERM)
+    wait_for(lambda: not adoptee.find_remains(), what="the end of both")
 
 
 @LINUX_ONLY

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from shortage import without_descriptors
 from supervisor import kernel
 from waiting import wait_for
 
@@ -130,6 +131,30 @@ def test_only_the_process_of_that_identity_is_signalled(
 def test_children_are_listed(start: Callable[..., subprocess.Popen[bytes]]) -> None:
     process = start("sleep", "600")
     assert process.pid in kernel.find_children()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a subreaper alone has others' children")
+def test_children_are_listed_without_descriptors_too(
+    start: Callable[..., subprocess.Popen[bytes]],
+) -> None:
+    kernel.find_children()
+    process = start("sleep", "600")
+    with without_descriptors():
+        assert process.pid in kernel.find_children()
+    process.kill()
+    process.wait()
+    assert process.pid not in kernel.find_children()
+
+
+def test_that_nobody_can_be_watched_leaves_no_descriptor_open(
+    start: Callable[..., subprocess.Popen[bytes]],
+) -> None:
+    process = start("sleep", "600")
+    with without_descriptors(), pytest.raises(OSError, match="Too many open files"):
+        kernel.watch_exit(process.pid, "1@here")
+    before = len(list(Path("/dev/fd").iterdir()))
+    assert kernel.watch_exit(process.pid, "1@here") is None
+    assert len(list(Path("/dev/fd").iterdir())) == before
 
 
 def test_the_peers_uid_is_read() -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
+import sys
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from shortage import without_descriptors
+from supervisor import kernel
 from supervisor.config import METRICSD, METRICSD_POLICY, Config, Policy
-from supervisor.control import parse_response
+from supervisor.control import Request, parse_response
 from supervisor.errors import PtsupError
 from supervisor.events import Exited, Tick
 from supervisor.lifecycle import CLAIM_AGAIN_SECONDS
@@ -22,6 +26,7 @@ from supervisor.rundir import RunDir
 from supervisor.serve import Server
 from supervisor.spawn import spawn
 from supervisor.step import build_fleet
+from supervisor.verbs import Verbs
 from telemetry.processes import is_alive
 from waiting import wait_for
 
@@ -85,6 +90,51 @@ def test_who_is_claimed_late_is_claimed_and_reaped_once(loop: Loop, tmp_path: Pa
     assert not loop.children.present
     found = [loop.fleet.find(name) for name in NAMES]
     assert {(p.state, p.returncode) for p in found if p} == {(State.EXITED, -signal.SIGKILL)}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others are looked at by ps there")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_child_is_signalled_and_its_end_found_without_descriptors(
+    loop: Loop, tmp_path: Path, number: int, *, kept: bool
+) -> None:
+    output = loop.run_dir.open_log("a")
+    child = spawn("a", 1, ["sleep", "600"], environment={}, cwd=tmp_path, output=output)
+    os.close(output)
+    loop.children.present["a"] = child
+    kernel.find_children()
+    if kept:
+        loop.deaths.reserve.fill()
+    with without_descriptors():
+        loop.deaths.signal("a", number)
+        wait_for(lambda: not is_alive(child.pid) or kernel.peek(child.pid), what="its end")
+        assert loop.deaths.find_exits() == [Exited("a", 1, -number, remains=False)]
+    loop.deaths.reserve.spend()
+    loop.deaths.reap("a", None)
+
+
+def test_what_the_system_refuses_a_client_is_its_answer(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_request: Request) -> dict[str, Any]:
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    async def ask() -> bytes:
+        ours, theirs = socket.socketpair()
+        reader, writer = await asyncio.open_connection(sock=ours)
+        heard, answering = await asyncio.open_connection(sock=theirs)
+        server = Server(loop)
+        monkeypatch.setattr(Verbs, "answer", lambda _self, request: refuse(request))
+        writer.write(b'{"v": 1, "verb": "status"}\n')
+        await server._serve(heard, answering)
+        answer = await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+        await answering.wait_closed()
+        return answer
+
+    with pytest.raises(PtsupError, match="cannot status: Too many open files in system"):
+        parse_response(asyncio.run(ask()))
 
 
 def test_who_waits_for_the_end_is_not_told_of_one_that_did_not_come(loop: Loop) -> None:

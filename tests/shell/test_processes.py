@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from shortage import without_descriptors
 from telemetry.processes import (
     find_variables,
     holds,
@@ -99,6 +100,22 @@ def test_a_zombie_is_dead_and_holds_nothing(
     os.kill(process.pid, 0)  # not reaped: its pid is still taken
     assert read_identity(process.pid) is None
     assert is_held(process.pid, shard) is False
+
+
+@LINUX_ONLY
+def test_who_cannot_be_looked_at_is_not_taken_for_dead(
+    start: Callable[..., subprocess.Popen[bytes]], shard: Path
+) -> None:
+    process = start(HOLDS, shard)
+    with without_descriptors():
+        assert is_alive(process.pid)
+        assert read_usage(process.pid) is None
+        for look in (read_identity, read_environ, read_environment):
+            with pytest.raises(OSError, match="Too many open files"):
+                look(process.pid)
+        with pytest.raises(OSError, match="Too many open files"):
+            is_held(process.pid, shard)
+    assert is_held(process.pid, shard)
 
 
 @LINUX_ONLY

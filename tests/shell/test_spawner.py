@@ -116,6 +116,26 @@ def test_who_cannot_be_spawned_keeps_nobody_else_from_it(loop: Loop, tmp_path: P
     assert not [name for name in NAMES if holds_lock(loop, name)]
 
 
+def test_who_cannot_be_identified_at_its_spawn_is_as_soon_as_that_can_be(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shortage = [OSError(errno.EMFILE, os.strerror(errno.EMFILE))]
+
+    def look(pid: int) -> str | None:
+        if shortage:
+            raise shortage[0]
+        return read_identity(pid)
+
+    monkeypatch.setattr(kernel, "read_identity", look)
+    with spawn(loop):
+        loop._write_down()
+        assert loop.children.origins["last"].identity is None
+        shortage.clear()
+        loop._write_down()
+        pid = loop.children.present["last"].pid
+        assert loop.run_dir.read_states()["last"]["identity"] == read_identity(pid)
+
+
 def test_nobody_is_spawned_whose_lock_cannot_be_had(
     loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
