@@ -276,13 +276,13 @@ class Loop:
         return [*events, Tick()]
 
     def _find_exits(self) -> list[Exited | GroupGone]:
+        exits: list[Exited | GroupGone] = []
         try:
             exits = self.deaths.find_exits()
             self.deaths.reap_strangers()
+            self._trouble.clear()
         except OSError as error:  # out of descriptors, say: nothing is lost by looking later
             self._trouble.note(error)
-            return []
-        self._trouble.clear()
         return exits
 
     def _find_timeout_seconds(self) -> float | None:

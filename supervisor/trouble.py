@@ -24,7 +24,7 @@ class Trouble:
         A line is enough where the system refused; anything else is told with its traceback.
         """
         if isinstance(error, OSError) or str(error) == _NO_THREAD:
-            self.say(str(error))
+            self.say(str(error) or repr(error))  # a timeout has no words
         else:
             self.say(repr(error), error)
 

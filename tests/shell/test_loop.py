@@ -17,6 +17,7 @@ from shortage import without_descriptors
 from supervisor import kernel
 from supervisor.config import METRICSD, METRICSD_POLICY, Config, Policy
 from supervisor.control import Request, parse_response
+from supervisor.deaths import Deaths
 from supervisor.errors import PtsupError
 from supervisor.events import Exited, Tick
 from supervisor.lifecycle import CLAIM_AGAIN_SECONDS
@@ -110,6 +111,22 @@ def test_a_child_is_signalled_and_its_end_found_without_descriptors(
         wait_for(lambda: not is_alive(child.pid) or kernel.peek(child.pid), what="its end")
         assert loop.deaths.find_exits() == [Exited("a", 1, -number, remains=False)]
     loop.deaths.reserve.spend()
+    loop.deaths.reap("a", None)
+
+
+def test_an_exit_is_told_though_no_orphan_can_be_reaped(
+    loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_self: Deaths) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    output = loop.run_dir.open_log("a")
+    child = spawn("a", 1, ["true"], environment={}, cwd=tmp_path, output=output)
+    os.close(output)
+    loop.children.present["a"] = child
+    wait_for(lambda: kernel.peek(child.pid), what="its end")
+    monkeypatch.setattr(Deaths, "reap_strangers", refuse)
+    assert loop._find_exits() == [Exited("a", 1, 0, remains=False)]
     loop.deaths.reap("a", None)
 
 

@@ -34,7 +34,20 @@ def test_what_the_system_refused_takes_a_line_and_a_mistake_its_traceback(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     trouble = Trouble("it failed")
-    for error in (FULL, RuntimeError("can't start new thread"), KeyError("a"), RuntimeError("b")):
+    for error in (
+        TimeoutError(),
+        FULL,
+        RuntimeError("can't start new thread"),
+        KeyError("a"),
+        RuntimeError("b"),
+    ):
         trouble.note(error)
-    assert [record.exc_info is None for record in caplog.records] == [True, True, False, False]
-    assert caplog.messages[2:] == ["it failed: KeyError('a')", "it failed: RuntimeError('b')"]
+    assert [record.exc_info is None for record in caplog.records] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert caplog.messages[0] == "it failed: TimeoutError()"
+    assert caplog.messages[3:] == ["it failed: KeyError('a')", "it failed: RuntimeError('b')"]
