@@ -26,13 +26,18 @@ _NOT_TO_BE_SEEN: Final = (FileNotFoundError, ProcessLookupError, PermissionError
 
 def is_alive(pid: int) -> bool:
     """Whether a process has this pid; a zombie is dead, one of another user is not."""
+    # Twice: one that is reaped at this moment shows as little as another user's.
+    return _is_taken(pid) and not _is_zombie(pid) and _is_taken(pid)
+
+
+def _is_taken(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass  # it is there, and another user's
-    return not _is_zombie(pid)
+    return True
 
 
 def read_environment(pid: int) -> dict[str, str]:

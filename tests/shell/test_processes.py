@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from shortage import without_descriptors
+from telemetry import processes
 from telemetry.processes import (
     find_variables,
     holds,
@@ -100,6 +101,21 @@ def test_a_zombie_is_dead_and_holds_nothing(
     os.kill(process.pid, 0)  # not reaped: its pid is still taken
     assert read_identity(process.pid) is None
     assert is_held(process.pid, shard) is False
+
+
+def test_who_is_reaped_at_this_moment_is_dead(
+    start: Callable[..., subprocess.Popen[bytes]], shard: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start(HOLDS, shard)
+    process.kill()
+    look = processes._is_zombie
+
+    def look_late(pid: int) -> bool:
+        process.wait()
+        return look(pid)
+
+    monkeypatch.setattr(processes, "_is_zombie", look_late)
+    assert not is_alive(process.pid)
 
 
 @LINUX_ONLY
