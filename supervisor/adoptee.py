@@ -159,7 +159,7 @@ class Adoptee:
                 members = set(self._find_members())
                 heard = {pid: it for pid, it in self._known.items() if pid in members}
         for pid in set(remains) & self._known.keys() - heard.keys():
-            with contextlib.suppress(OSError):  # out of descriptors: it is told when it is found
+            with contextlib.suppress(OSError):  # out of descriptors: its next signal may reach it
                 kernel.signal_process(pid, self._known[pid], number)
                 heard[pid] = self._known[pid]
         return heard

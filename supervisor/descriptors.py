@@ -52,13 +52,14 @@ class Reserve:
     # The first stays: the others are copies of it, at a quarter of the time of opening each anew.
     _kept: list[int] = field(default_factory=list)
 
-    def fill(self) -> None:
-        """Keep as many as there should be, or as can be had."""
+    def fill(self) -> bool:
+        """Keep as many as there should be; False where fewer can be had."""
         with contextlib.suppress(OSError):
             if not self._kept:
                 self._kept.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
             while len(self._kept) <= _KEPT:
                 self._kept.append(os.dup(self._kept[0]))
+        return len(self._kept) > _KEPT
 
     def spend(self) -> None:
         """Let whoever is first have them."""
@@ -67,7 +68,7 @@ class Reserve:
 
     @contextlib.contextmanager
     def at_hand(self) -> Iterator[None]:
-        """Have some within, whatever happened to all the others."""
+        """Have some within, unless a thread of ours takes them, or (ENFILE) somebody else."""
         self.spend()
         try:
             yield

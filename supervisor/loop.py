@@ -498,9 +498,9 @@ class Loop:
 
     def _clean(self) -> None:
         """Leave nothing behind: the port, the shards (unless kept), the state."""
-        self.deaths.reserve.spend()  # there is nothing more to keep it for
         for _ in self.deaths.end_escaped():
             time.sleep(LOOK_AGAIN_SECONDS)  # nothing else runs any more, so this may wait
+        self.deaths.reserve.spend()  # there is nothing more to keep it for
         self.listener.close()
         try:
             if not self.keep_shards:

@@ -59,9 +59,8 @@ class Publisher:
         try:
             identity = kernel.read_identity(os.getpid()) or "unknown"
             text = render_exposition(fleet, findings, pid=os.getpid(), identity=identity)
-            if text == self._published:
-                return
-            self.run_dir.write_metrics(text)
+            if text != self._published:
+                self.run_dir.write_metrics(text)
         except OSError as error:
             if not self._failed:
                 log.warning("cannot write our part of the page: %s", error)

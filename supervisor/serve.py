@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from supervisor.loop import Loop
 
 REQUEST_LIMIT_SECONDS: Final = 10.0
+_HURRY_SECONDS: Final = 1.0
 # Descriptors that clients may not take: for the children's logs and pipes, for looking around,
 # for the probes. A supervisor without any is no supervisor.
 _RESERVED: Final = 32
@@ -83,9 +84,10 @@ class Server:
     def _note_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Note what went wrong in the event loop; that it cannot accept, it says without end."""
         error = context.get("exception")
-        if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+        accepts = "socket" in context  # as asyncio says of nothing else
+        if accepts and isinstance(error, OSError) and error.errno in _EXHAUSTED:
             self._trouble.note(error)
-            self.loop.deaths.reserve.spend()  # for one client: a stop, say
+            self.loop.deaths.reserve.spend()  # for a stop
         else:
             loop.default_exception_handler(context)
 
@@ -105,12 +107,13 @@ class Server:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection: socket.socket = writer.get_extra_info("socket")
-        self._trouble.clear()
         self._clients.add(writer)
         try:
             _check_peer(connection)
             self._check_room()
-            async with asyncio.timeout(REQUEST_LIMIT_SECONDS):
+            # One that was let in by what is kept for the dying has to be quick.
+            spared = self.loop.deaths.reserve.fill()
+            async with asyncio.timeout(REQUEST_LIMIT_SECONDS if spared else _HURRY_SECONDS):
                 line = await reader.readline()
             if not line:
                 return
@@ -120,6 +123,7 @@ class Server:
                     self.verbs.stop_all(request.parameters)
                 self._finishing.append(writer)
                 return
+            self._check_reserve(request.verb)
             with _answering(request.verb):
                 answer = await _while_connected(reader, connection, self.verbs.answer(request))
             if answer is not None:
@@ -133,10 +137,19 @@ class Server:
         except asyncio.CancelledError:
             pass  # the supervisor ends; Python 3.12's streams would log it as an error of theirs
         finally:
-            if writer not in self._finishing:
-                writer.close()
-                self._clients.discard(writer)
-            self.loop.deaths.reserve.fill()
+            self._let_go(writer)
+
+    def _let_go(self, writer: asyncio.StreamWriter) -> None:
+        if writer not in self._finishing:
+            writer.close()
+            self._clients.discard(writer)
+        if self.loop.deaths.reserve.fill():
+            self._trouble.clear()
+
+    def _check_reserve(self, verb: str) -> None:
+        if not self.loop.deaths.reserve.fill():
+            reason = f"cannot {verb}: the supervisor is out of descriptors"
+            raise PtsupError(reason, "`ptsup stop` works; or end what has taken them")
 
     def _check_room(self) -> None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -5,6 +5,7 @@ A file is read when it is new, was touched, or could not be read the last time; 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -61,13 +62,18 @@ class DirectoryLooker:
     _defects: dict[str, str] = field(default_factory=dict)
 
     def look(self, touched: Collection[str] = ()) -> DirectoryLook:
-        """Look; files of these names may have been written to, otherwise than a session writes."""
+        """Look; files of these names may have been written to, otherwise than a session writes.
+
+        Raises OSError where nothing can be opened: that says nothing of the directory.
+        """
         former = self._listing
         try:
             found = self.directory.stat()
             listing = list_directory(self.directory, former)
             names = os.listdir(self.directory)  # noqa: PTH208 - names, not a Path for each
         except OSError as error:
+            if error.errno in {errno.EMFILE, errno.ENFILE}:
+                raise
             self._listing, self._defects = NOTHING, {}
             return DirectoryLook(DirectoryFacts(None, error.strerror or str(error)))
         self._listing = listing

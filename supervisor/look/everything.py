@@ -5,6 +5,7 @@ For one thread at a time. What the supervisor knows by itself is not looked for 
 
 from __future__ import annotations
 
+import errno
 import stat
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -112,7 +113,10 @@ class ConfigFile:
 
 
 def find_config_changes(files: Collection[ConfigFile]) -> dict[str, str]:
-    """Say how files differ from what was read from them, by path."""
+    """Say how files differ from what was read from them, by path.
+
+    Raises OSError where nothing can be opened.
+    """
     changes = {str(file.path): _find_change(file) for file in files}
     return {path: change for path, change in changes.items() if change}
 
@@ -123,5 +127,7 @@ def _find_change(file: ConfigFile) -> str:
             return "it is no regular file any more"
         data = file.path.read_bytes()
     except OSError as error:
+        if error.errno in {errno.EMFILE, errno.ENFILE}:
+            raise
         return f"it cannot be read: {error.strerror}"
     return "" if find_mark(data) == file.mark else "it was changed since"

@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import psutil
 import pytest
@@ -49,7 +49,7 @@ def exhausted(stack: Stack, pid: int) -> Iterator[None]:
         while free := [number for number in range(last) if number not in list_open(pid)]:
             client = clients.enter_context(socket.socket(socket.AF_UNIX))
             client.connect(str(stack.run_dir / "control.sock"))
-            client.sendall(b'{"v": 1, "verb": "wait", "names": ["last"]}\n')
+            client.sendall(WAIT)
             wait_for(partial(is_open, pid, free[0]))
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (last + 1, hard))
         yield
@@ -57,6 +57,7 @@ def exhausted(stack: Stack, pid: int) -> Iterator[None]:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
 
 
+WAIT: Final = b'{"v": 1, "verb": "wait", "names": ["last"]}\n'
 # It is deaf: the others have ended by then, and so has nobody who waits for it.
 LAST = f'[session.last]\ncommand = "{child("hostile_workers", "0")}"\nstop_timeout_seconds = 2'
 
@@ -75,7 +76,8 @@ def start(stack: Stack, *lines: str) -> int:
 @pytest.mark.parametrize(
     ("adopted", "by"), [(False, "a signal"), (False, "a client"), (True, "a signal")]
 )
-def test_a_stop_ends_everybody(stack: Stack, *, adopted: bool, by: str) -> None:
+@pytest.mark.parametrize("crowd", [0, 6])
+def test_a_stop_ends_everybody(stack: Stack, crowd: int, by: str, *, adopted: bool) -> None:
     supervisor = start(
         stack,
         "[session.mild]\ncommand = 'sleep 600'",
@@ -94,14 +96,22 @@ def test_a_stop_ends_everybody(stack: Stack, *, adopted: bool, by: str) -> None:
         supervisor = stack.status()["supervisor"]["pid"]
     everybody = {process.pid for process in stack.processes()}
     assert len(everybody) >= 4
-    with exhausted(stack, supervisor):
+    with exhausted(stack, supervisor), contextlib.ExitStack() as clients:
+        for _ in range(crowd):  # what is kept is not for who stays
+            client = clients.enter_context(socket.socket(socket.AF_UNIX))
+            client.settimeout(20)
+            client.connect(str(stack.run_dir / "control.sock"))
+            client.sendall(WAIT)
+            assert b"cannot wait: the supervisor is out of descriptors" in client.recv(4096)
         if by == "a signal":
             os.kill(supervisor, signal.SIGTERM)
         else:
             stack.run("stop")
         wait_for(partial(is_gone, supervisor), timeout_seconds=30, what="the supervisor's end")
     assert not [pid for pid in everybody if not is_gone(pid)]
-    assert "Traceback" not in read_log(stack)
+    said = read_log(stack)
+    assert "Traceback" not in said
+    assert said.count("cannot accept clients") <= 1
 
 
 def test_who_dies_meanwhile_is_claimed_and_started_again_later(stack: Stack) -> None:

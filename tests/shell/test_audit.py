@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from shortage import without_descriptors
 from supervisor.audit import Audit, AuditSettings
 from supervisor.claims import Claims
+from supervisor.config.toml import find_mark
 from supervisor.drift.facts import FailedClaim, Obstacle, SessionPlan, Unrotatable
 from supervisor.look import directory as room
+from supervisor.look.directory import DirectoryLooker
+from supervisor.look.everything import ConfigFile, find_config_changes
 from supervisor.look.processes import Crew, Member
 from telemetry.shards import Listing, list_directory
 from waiting import wait_for
@@ -132,6 +136,20 @@ def test_who_never_shows_a_shard_is_told_though_every_look_finds_the_same(scene:
     wait_for(lambda: time.monotonic() >= started + 0.2)
     asyncio.run(scene.audit.look())
     assert scene.kinds == ["missing-shard"]
+
+
+def test_that_nothing_can_be_opened_is_no_drift(scene: Scene, tmp_path: Path) -> None:
+    settings = tmp_path / "ptsup.toml"
+    settings.write_text("")
+    files = (ConfigFile(settings, find_mark(b"")),)
+    looker = DirectoryLooker(scene.audit.directory)
+    with without_descriptors():
+        with pytest.raises(OSError, match="Too many open files"):
+            looker.look()
+        with pytest.raises(OSError, match="Too many open files"):
+            find_config_changes(files)
+    assert looker.look().facts.id is not None
+    assert not find_config_changes(files)
 
 
 def test_an_audit_that_fails_says_so_once_and_goes_on(

@@ -130,6 +130,21 @@ def test_an_exit_is_told_though_no_orphan_can_be_reaped(
     loop.deaths.reap("a", None)
 
 
+def test_a_page_that_could_not_be_written_is_not_tried_for_ever(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_pid: int) -> str:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    loop.publisher.publish()
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel, "read_identity", refuse)
+        loop.publisher.publish()
+        assert loop.publisher._failed
+    loop.publisher.publish()
+    assert not loop.publisher._failed
+
+
 def test_what_the_system_refuses_a_client_is_its_answer(
     loop: Loop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
